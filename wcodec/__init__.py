@@ -1,0 +1,1 @@
+"""A codec and storage format for neural-network weights."""
