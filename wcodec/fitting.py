@@ -1,0 +1,126 @@
+"""Finding the scales of a tensor: by the largest magnitude of every block, or by the least squared error."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wcodec.errors import NonFiniteError
+from wcodec.model import Array, Tensor
+from wcodec.scales import (
+    Scales,
+    Uniform,
+    block_grid,
+    dequantize_rows,
+    lead_index,
+    lead_view,
+    quantize_rows,
+    read_rows,
+    scale_dtype,
+)
+from wcodec.tiling import Rows
+from wcodec.workers import Runner
+
+_COARSE = np.linspace(0.1, 1.0, 19)
+_FINE = np.linspace(-0.04, 0.04, 9)
+"""Fractions of the largest magnitude that "mse" tries: every 5 %, then every 1 % around the best."""
+
+
+def fit_scales(tensor: Tensor, quantizer: Uniform, run: Runner = map) -> Scales:
+    """The scales of a float tensor, in one pass over its chunks for "max" and three for "mse".
+
+    Raises `NonFiniteError` naming the tensor and the position of its first NaN or infinity.
+    """
+    rows = Rows.of(tensor.shape)
+    low, high = _extremes(tensor, rows, quantizer.block, run)
+    if quantizer.fit == "max":
+        return _scales(quantizer, rows, low, high)
+    best = np.ones_like(low)
+    for spread in (_COARSE - 1.0, _FINE):
+        factors = [np.clip(best + offset, 0.05, 1.0) for offset in spread]
+        candidates = [_scales(quantizer, rows, low * f, high * f) for f in factors]
+        errors = _squared_errors(tensor, quantizer, candidates, run)
+        choice = np.argmin(errors, axis=0)
+        best = np.take_along_axis(np.stack(factors), choice[None], axis=0)[0]
+    return _scales(quantizer, rows, low * best, high * best)
+
+
+def _scales(quantizer: Uniform, rows: Rows, low: Array, high: Array) -> Scales:
+    """Scales that take [low, high] of every block to the ends of the symbols' range."""
+    tiny = np.finfo(low.dtype).smallest_subnormal
+    zero_point = None
+    if quantizer.symmetric:
+        reach = np.maximum(-low, high)
+    else:
+        # the range always holds 0, so that zeros stay exactly zero
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
+        # halved first, since the width of a range may exceed the largest float
+        reach = high / 2 - low / 2
+    with np.errstate(under="ignore"):
+        scale = reach / low.dtype.type(quantizer.highest if quantizer.symmetric else quantizer.highest / 2)
+    scale = np.where(reach == 0, low.dtype.type(1), np.maximum(scale, tiny))
+    if not quantizer.symmetric:
+        zero_point = np.clip(np.rint(-low / scale), 0, quantizer.highest).astype(quantizer.symbol_dtype)
+    return Scales(rows, quantizer.block, scale, zero_point)
+
+
+def _extremes(tensor: Tensor, rows: Rows, block: tuple[int, ...], run: Runner) -> tuple[Array, Array]:
+    """Smallest and largest value of every block, each of the block grid's shape, in the scales' dtype."""
+    dtype = scale_dtype(tensor.dtype)
+    grid = block_grid(tensor.shape, block)
+    low, high = np.full(grid, np.inf, dtype), np.full(grid, -np.inf, dtype)
+
+    def of_chunk(chunk: tuple[int, int]) -> tuple[Array, Array]:
+        values = read_rows(tensor, rows, *chunk).astype(dtype, copy=False)
+        ends = tuple(_reduce(ufunc, values, rows, block) for ufunc in (np.minimum, np.maximum))
+        if not all(np.isfinite(end).all() for end in ends):
+            _refuse(tensor, rows, values, chunk[0])
+        return ends[0], ends[1]
+
+    chunks = rows.chunks()
+    for chunk, (smallest, largest) in zip(chunks, run(of_chunk, chunks), strict=True):
+        index = lead_index(rows, block, *chunk)
+        np.minimum.at(lead_view(low, rows), index, smallest)
+        np.maximum.at(lead_view(high, rows), index, largest)
+    return low, high
+
+
+def _squared_errors(tensor: Tensor, quantizer: Uniform, candidates: list[Scales], run: Runner) -> Array:
+    """Squared error of every candidate in every block, shape (candidates, *grid), in float64."""
+    rows = candidates[0].rows
+    totals = np.zeros((len(candidates), *candidates[0].scale.shape))
+
+    def of_chunk(chunk: tuple[int, int]) -> list[Array]:
+        values = read_rows(tensor, rows, *chunk).astype(candidates[0].scale.dtype)
+        decoded = np.empty_like(values)
+        found = []
+        for scales in candidates:
+            dequantize_rows(quantize_rows(values, quantizer, scales, chunk[0]), scales, chunk[0], decoded)
+            decoded -= values
+            found.append(_reduce(np.add, np.square(decoded, dtype=np.float64), rows, quantizer.block))
+        return found
+
+    chunks = rows.chunks()
+    for chunk, found in zip(chunks, run(of_chunk, chunks), strict=True):
+        index = lead_index(rows, quantizer.block, *chunk)
+        for total, part in zip(totals, found, strict=True):
+            np.add.at(lead_view(total, rows), index, part)
+    return totals
+
+
+def _reduce(ufunc: np.ufunc, values: Array, rows: Rows, block: tuple[int, ...]) -> Array:
+    """Reduce a chunk of shape (rows, *row) over blocks within rows; axis 0 stays one entry a row."""
+    for axis, length in enumerate(block[rows.axes :], 1):
+        if length == 0:
+            values = ufunc.reduce(values, axis=axis, keepdims=True)
+        elif length > 1:
+            values = ufunc.reduceat(values, np.arange(0, values.shape[axis], length), axis=axis)
+    return values
+
+
+def _refuse(tensor: Tensor, rows: Rows, values: Array, start: int) -> None:
+    place = int(np.flatnonzero(~np.isfinite(values.reshape(-1)))[0])
+    position = tuple(int(i) for i in np.unravel_index(start * rows.size + place, tensor.shape))
+    raise NonFiniteError(
+        f"tensor {tensor.name!r} holds {values.reshape(-1)[place]} at {position}; "
+        "mend the model, or store such tensors losslessly (--lossless-nonfinite)"
+    )
