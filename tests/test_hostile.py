@@ -1,0 +1,224 @@
+"""Archives whose checksums are right and whose contents are made to harm: recipes, scales and payloads."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import wcodec
+from tests.support.attacks import Json, bounded
+from tests.support.containers import assemble, checksum, digest, dissect, padded
+from wcodec import CorruptFileError, InputError, Policy, UnsupportedError
+
+RNG = np.random.default_rng(5)
+WEIGHTS = {"w": RNG.laplace(size=(64, 64)).astype(np.float32)}
+CODERS = ["raw", "zstd", "h264", "hevc", "av1", "vp9", "ffv1"]
+
+
+def archive_of(coder: str, bits: int = 8, **policy: Any) -> bytes:
+    stream = io.BytesIO()
+    wcodec.encode(wcodec.Model.from_arrays(WEIGHTS), stream, Policy(coder=coder, bits=bits, **policy))
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def archives() -> dict[str, bytes]:
+    return {coder: archive_of(coder) for coder in CODERS} | {"floats": archive_of("floats", lossless=True)}
+
+
+def forge(data: bytes, change=None, payloads: dict[int, bytes] | None = None) -> bytes:
+    """The file with its index changed and payloads replaced, every checksum and offset made right again."""
+    index = dissect(data).index
+    entry = index["tensors"][0]
+    pieces = [piece for piece in (entry[5], *entry[6]) if piece]
+    stored, position = [], 64
+    for number, piece in enumerate(pieces):
+        payload = (payloads or {}).get(number, data[piece[0] : piece[0] + piece[1]])
+        piece[0], piece[1], piece[3] = position, len(payload), checksum(payload)
+        position += len(padded(payload))
+        stored.append(payload)
+    if change is not None:
+        change(index)
+    index["digest"] = digest([piece[3] for piece in pieces])
+    return assemble(stored, index)
+
+
+def read(data: bytes) -> np.ndarray:
+    with wcodec.open(data) as archive:
+        return archive["w"]
+
+
+def put(stage: str, **members: object):
+    def change(index: Json) -> None:
+        index["recipes"][0][stage].update(members)
+
+    return change
+
+
+def replace(stage: str, value: object):
+    def change(index: Json) -> None:
+        index["recipes"][0][stage] = value
+
+    return change
+
+
+def drop(stage: str):
+    def change(index: Json) -> None:
+        del index["recipes"][0][stage]
+
+    return change
+
+
+def dtype(name: str):
+    def change(index: Json) -> None:
+        index["tensors"][0][1] = name
+
+    return change
+
+
+def kept_with_scales(index: Json) -> None:
+    """The int8 symbols themselves, which would decode, but beside scales that nothing asks for."""
+    index["recipes"][0]["quantizer"] = {"id": "keep"}
+    index["tensors"][0][1] = "i8"
+
+
+GRID = {"id": "grid", "line": 64, "height": 64, "width": 64}
+
+ATTACKS = {
+    "no coder": ("zstd", drop("coder"), CorruptFileError),
+    "coder is a list": ("zstd", replace("coder", []), CorruptFileError),
+    "coder without an id": ("zstd", replace("coder", {"level": 3}), CorruptFileError),
+    "id is a number": ("zstd", put("coder", id=3), CorruptFileError),
+    "unknown coder": ("zstd", put("coder", id="rans9"), UnsupportedError),
+    "unknown quantizer": ("zstd", put("quantizer", id="lattice"), UnsupportedError),
+    "unknown tiling": ("zstd", put("tiling", id="spiral"), UnsupportedError),
+    "a quantizer for a coder": ("zstd", put("coder", id="keep"), UnsupportedError),
+    "member too many": ("zstd", put("coder", extra=1), CorruptFileError),
+    "level is text": ("zstd", put("coder", level="3"), CorruptFileError),
+    "level is a fraction": ("zstd", put("coder", level=3.5), CorruptFileError),
+    "layout unknown": ("zstd", put("coder", layout="bits"), CorruptFileError),
+    "layout other": ("zstd", put("coder", layout="nibbles"), CorruptFileError),
+    "crumbs of 8 bits": (
+        "zstd",
+        put("coder", layout="crumbs"),
+        CorruptFileError,
+    ),
+    "bits of 40": ("zstd", put("quantizer", bits=40), CorruptFileError),
+    "bits of 0": ("zstd", put("quantizer", bits=0), CorruptFileError),
+    "bits of 16, payload of 8": ("zstd", put("quantizer", bits=16), CorruptFileError),
+    "block of other rank": ("zstd", put("quantizer", block=[1]), CorruptFileError),
+    "block below 0": ("zstd", put("quantizer", block=[-1, 0]), CorruptFileError),
+    "block finer than the scales": ("zstd", put("quantizer", block=[1, 1]), CorruptFileError),
+    "block coarser than the scales": ("zstd", put("quantizer", block=[0, 0]), CorruptFileError),
+    "asymmetric without zero points": ("zstd", put("quantizer", symmetric=False), CorruptFileError),
+    "keep with side information": ("raw", replace("quantizer", {"id": "keep"}), CorruptFileError),
+    "keep and scales": ("zstd", kept_with_scales, CorruptFileError),
+    "uniform integers": ("zstd", dtype("i8"), CorruptFileError),
+    "uniform f64 with f32 scales": ("zstd", dtype("f64"), CorruptFileError),
+    "frames of 2^28": ("ffv1", put("tiling", height=16384, width=16384), CorruptFileError),
+    "frames of 2^14 lines": ("zstd", replace("tiling", {**GRID, "height": 16384}), CorruptFileError),
+    "a line of 2^24": ("zstd", replace("tiling", {**GRID, "line": 1 << 24}), CorruptFileError),
+    "a line of 0": ("ffv1", put("tiling", line=0), CorruptFileError),
+    "frames smaller than the stream's": ("ffv1", put("tiling", height=16), CorruptFileError),
+    "frames larger than the stream's": ("hevc", put("tiling", height=128), CorruptFileError),
+    "other depth": ("hevc", put("coder", depth=10), CorruptFileError),
+    "depth of 9": ("hevc", put("coder", depth=9), CorruptFileError),
+    "other codec": ("hevc", replace("coder", {"id": "h264", "depth": 8, "qp": None}), CorruptFileError),
+    "qp of -5": ("hevc", put("coder", qp=-5), CorruptFileError),
+    "video for floats": ("floats", replace("coder", {"id": "ffv1", "depth": 16}), CorruptFileError),
+    "floats for symbols": ("zstd", replace("coder", {"id": "floats", "level": 3}), CorruptFileError),
+    "raw for zstd": ("zstd", replace("coder", {"id": "raw"}), CorruptFileError),
+    "zstd for raw": ("raw", replace("coder", {"id": "zstd", "level": 3, "layout": "bytes"}), CorruptFileError),
+}
+
+
+@pytest.mark.parametrize(("coder", "change", "error"), ATTACKS.values(), ids=ATTACKS.keys())
+def test_recipes_that_do_not_fit_are_refused(archives, coder, change, error):
+    data = forge(archives[coder], change)
+    read(archives[coder])  # what is imported on the way does not count as memory of the attack
+    with bounded(), pytest.raises(InputError) as caught:
+        read(data)
+    assert type(caught.value) is error
+    assert "tensor 'w'" in str(caught.value) or "recipe 0" in str(caught.value)
+    assert wcodec.verify(data) != []
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf])
+def test_scales_that_are_no_numbers_are_refused(archives, scale):
+    from wcodec.scales import Scales
+    from wcodec.side import pack_scales
+    from wcodec.tiling import Rows
+
+    scales = np.ones((64, 1), np.float32)
+    scales[7] = scale
+    side = pack_scales(Scales(Rows.of((64, 64)), (1, 0), scales, None))
+    with pytest.raises(CorruptFileError, match=r"side information: .*not a finite number"):
+        read(forge(archives["zstd"], payloads={0: side}))
+
+
+@pytest.mark.parametrize("coder", [*CODERS, "floats"])
+@settings(max_examples=60)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.integers(0, 40))
+def test_a_damaged_payload_with_a_right_checksum_is_refused_or_decodes_to_something(archives, coder, place, bit, cut):
+    """Nothing tells a forger's payload from a true one but what it is: no crash, no hang, no other exception."""
+    data = archives[coder]
+    entry = dissect(data).index["tensors"][0]
+    number = 1 if entry[5] else 0
+    chunk = entry[6][0]
+    payload = bytearray(data[chunk[0] : chunk[0] + chunk[1]])
+    payload[int(place * len(payload))] ^= 1 << bit
+    forged = forge(data, payloads={number: bytes(payload[: len(payload) - cut]) or b"\0"})
+    found, where = None, None
+    try:
+        found = read(forged)
+    except CorruptFileError as error:
+        where = error.where
+    assert where == "tensor 'w', chunk 0" if found is None else found.shape == (64, 64)
+
+
+@pytest.mark.parametrize("coder", [*CODERS, "floats"])
+def test_every_flipped_byte_is_found(archives, coder):
+    """With the checksums as they were: opening, reading or verifying reports every byte of the file."""
+    data = archives[coder]
+    sound = read(data)
+    step = 1 if len(data) < 6000 else 7
+    for position in range(0, len(data), step):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << position % 8
+        try:
+            with wcodec.open(bytes(damaged)) as archive:
+                assert wcodec.verify(archive) != [], position
+                found = archive["w"]
+        except InputError:
+            continue
+        assert found.tobytes() == sound.tobytes(), position
+
+
+@pytest.mark.parametrize("coder", ["zstd", "hevc"])
+def test_every_truncation_is_found(archives, coder):
+    data = archives[coder]
+    for length in range(len(data)):
+        with pytest.raises(CorruptFileError):
+            wcodec.open(data[:length])
+
+
+def test_a_zstd_bomb_is_refused_before_it_is_unpacked(archives):
+    import zstandard
+
+    bomb = zstandard.ZstdCompressor(level=3).compress(bytes(1 << 27))
+    unstated = zstandard.ZstdCompressor(level=3, write_content_size=False).compress(bytes(1 << 27))
+    lying = zstandard.ZstdCompressor(level=3).compress(bytes(4096)) + bomb
+    for payload in (bomb, unstated, lying):
+        with bounded(), pytest.raises(CorruptFileError):
+            read(forge(archives["zstd"], payloads={1: payload}))
+
+
+def test_a_tensor_too_large_for_any_memory_is_an_error_not_a_crash(archives):
+    def change(index: Json) -> None:
+        index["tensors"][0][2] = [1 << 40, 64]
+
+    with pytest.raises(CorruptFileError):
+        wcodec.open(forge(archives["zstd"], change))

@@ -1,0 +1,54 @@
+"""A whole archive back into a model file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from wcodec.archive import Archive, open_archive
+from wcodec.formats import write_model
+from wcodec.formats.source import Target
+from wcodec.model import Array, Model, Tensor
+from wcodec.workers import Progress, ProgressCallback
+from wcodec.writing import check_different
+
+
+def decode(
+    source: Target | Archive,
+    target: str | os.PathLike[str],
+    *,
+    workers: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> None:
+    """Decode an archive into a model file of the format that the target's suffix names.
+
+    Memory: a block of 32 MiB and a few chunks a worker, for formats that can be written piece by piece. Raises
+    `UsageError` for a suffix no exporter has, or for a format that needs what the archive lacks, such as ONNX without
+    a graph; `CorruptFileError` for a damaged archive; `OutputError` where writing fails, the old target left intact.
+    """
+    check_different(source, target)
+    if not isinstance(source, Archive):
+        with open_archive(source, workers=workers) as archive:
+            decode(archive, target, progress=progress)
+        return
+    model = source.model()
+    if progress is not None:
+        model = _watched(model, progress)
+    write_model(model, target)
+
+
+def _watched(model: Model, progress: ProgressCallback) -> Model:
+    """The model, telling `progress` what was read of it."""
+    total, done = model.nbytes, 0
+
+    def watch(tensor: Tensor) -> Tensor:
+        def read(start: int, stop: int) -> Array:
+            nonlocal done
+            block = tensor.read(start, stop)
+            done = min(total, done + block.nbytes)
+            progress(Progress(tensor.name, done, total))
+            return block
+
+        return replace(tensor, read=read)
+
+    return Model([watch(t) for t in model.tensors], ties=model.ties, graph=model.graph, metadata=model.metadata)

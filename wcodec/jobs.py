@@ -1,0 +1,94 @@
+"""Tensors into a writer: small ones several at once, large ones a chunk at a time, all written in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from wcodec.choose import Choice, Symbols, choose
+from wcodec.model import DTYPES
+from wcodec.pipeline import TensorCodec
+from wcodec.policy import Policy
+from wcodec.side import pack_scales
+from wcodec.tiling import Rows
+from wcodec.workers import Progress, ProgressCallback, Runner, ordered
+from wcodec.writing import Writer
+
+
+@dataclass(frozen=True)
+class Job:
+    """A tensor to be coded. `settle` finds its quantization and scales, and gives what reads its symbols."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    settle: Callable[[Runner], tuple[TensorCodec, Symbols]]
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=object)) * DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class _Coded:
+    """A tensor ready to be written: its codec, and its payloads in order with the rows each holds."""
+
+    job: Job
+    codec: TensorCodec
+    payloads: Iterable[tuple[int, bytes]]
+
+
+def run_jobs(
+    jobs: list[Job], policy: Policy, pool: ThreadPoolExecutor, writer: Writer, progress: ProgressCallback | None
+) -> None:
+    """Code every job's tensor by `policy`'s coder and write it. Holds a few chunks a worker, never a model."""
+    total, done = sum(job.nbytes for job in jobs), 0
+    for coded in _coded(jobs, policy, pool):
+        job, rows = coded.job, coded.codec.rows
+        if coded.codec.scales is not None and rows.chunks():
+            writer.add_side(pack_scales(coded.codec.scales))
+        for count, payload in coded.payloads:
+            writer.add_chunk(payload, count)
+            done += count * rows.size * DTYPES[job.dtype].itemsize
+            if progress is not None:
+                progress(Progress(job.name, done, total))
+        writer.add_tensor(job.name, job.dtype, job.shape, row_axes=rows.axes, recipe=coded.codec.recipe.to_json())
+
+
+def _coded(jobs: list[Job], policy: Policy, pool: ThreadPoolExecutor) -> Iterator[_Coded]:
+    waiting: deque[Future[_Coded]] = deque()
+    for job in jobs:
+        if len(Rows.of(job.shape).chunks()) <= 1:
+            waiting.append(pool.submit(_code_small, job, policy))
+            if len(waiting) > 2 * pool._max_workers:
+                yield waiting.popleft().result()
+        else:
+            choice, symbols = _choose(job, policy, pool.map)
+            while waiting:
+                yield waiting.popleft().result()
+            yield _Coded(job, choice.codec, _code_chunks(choice, symbols, pool))
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _choose(job: Job, policy: Policy, run: Runner) -> tuple[Choice, Symbols]:
+    codec, symbols = job.settle(run)
+    return choose(codec, symbols, policy, run), symbols
+
+
+def _code_small(job: Job, policy: Policy) -> _Coded:
+    choice, symbols = _choose(job, policy, map)
+    return _Coded(job, choice.codec, [_code_chunk(choice, symbols, chunk) for chunk in choice.codec.rows.chunks()])
+
+
+def _code_chunks(choice: Choice, symbols: Symbols, pool: ThreadPoolExecutor) -> Iterator[tuple[int, bytes]]:
+    return ordered(pool, lambda chunk: _code_chunk(choice, symbols, chunk), choice.codec.rows.chunks())
+
+
+def _code_chunk(choice: Choice, symbols: Symbols, chunk: tuple[int, int]) -> tuple[int, bytes]:
+    start, stop = chunk
+    return stop - start, choice.payloads.get(start) or choice.codec.encode(symbols(chunk))

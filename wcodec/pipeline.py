@@ -1,0 +1,120 @@
+"""One tensor through quantizer, tiling and coder, a chunk at a time, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from wcodec.coders import Coder
+from wcodec.errors import CoderError, CorruptFileError
+from wcodec.model import DTYPES, FLOATS, Array, Tensor
+from wcodec.recipe import Recipe
+from wcodec.scales import Keep, Scales, Uniform, dequantize_rows, quantize_rows, read_rows
+from wcodec.tiling import Rows, choose_tiling
+
+_HALF_BYTES = {"i4": np.dtype(np.int8), "u4": np.dtype(np.uint8)}
+"""Symbols of the 4-bit dtypes: NumPy's arithmetic does not know them, coders would not either."""
+
+_PADDING = 1 << 16
+"""Symbols that frames may hold beyond twice those of a chunk: what a small tensor in a least frame needs."""
+
+
+@dataclass(frozen=True)
+class TensorCodec:
+    """What it takes to code and decode the chunks of one tensor. `scales` is None where the quantizer is `Keep`."""
+
+    dtype: str
+    rows: Rows
+    recipe: Recipe
+    scales: Scales | None
+
+    @property
+    def symbol_dtype(self) -> np.dtype[Any]:
+        if isinstance(self.recipe.quantizer, Keep):
+            return _HALF_BYTES.get(self.dtype, DTYPES[self.dtype])
+        return self.recipe.quantizer.symbol_dtype
+
+    @property
+    def bits(self) -> int:
+        """How many bits of a symbol carry information."""
+        if isinstance(self.recipe.quantizer, Keep):
+            return 4 if self.dtype in _HALF_BYTES else 8 * self.symbol_dtype.itemsize
+        return self.recipe.quantizer.bits
+
+    def check(self, chunk_rows: set[int]) -> None:
+        """`CorruptFileError` unless a recipe from a file fits the tensor and its chunks of these many rows."""
+        if isinstance(self.recipe.quantizer, Uniform) and self.dtype not in FLOATS:
+            raise CorruptFileError("recipe", f"quantizes a tensor of {self.dtype}")
+        if not self.recipe.coder.takes(self.symbol_dtype, self.bits):
+            raise CorruptFileError("recipe", f"{self.recipe.coder.id} cannot hold symbols of {self.symbol_dtype}")
+        for rows in chunk_rows:
+            framed = math.prod(self.recipe.tiling.frames_shape(rows, self.rows.size))
+            if framed > 2 * rows * self.rows.size + _PADDING:
+                raise CorruptFileError("recipe", f"frames of {framed} symbols are far larger than the chunk they hold")
+
+    def with_coder(self, coder: Coder) -> TensorCodec:
+        """The same quantization, with another coder and the tiling that suits it."""
+        tiling = choose_tiling(self.rows, coder.limits)
+        return replace(self, recipe=Recipe(self.recipe.quantizer, tiling, coder))
+
+    def read_symbols(self, tensor: Tensor, start: int, stop: int) -> Array:
+        """Rows [start, stop) of the source as symbols, shape (stop - start, *row)."""
+        values = read_rows(tensor, self.rows, start, stop)
+        if isinstance(self.recipe.quantizer, Keep):
+            return values.astype(self.symbol_dtype, copy=False)
+        assert self.scales is not None
+        return quantize_rows(values, self.recipe.quantizer, self.scales, start)
+
+    def encode(self, symbols: Array) -> bytes:
+        """A chunk's symbols to its bytes. Lossless coders are held to it: `CoderError` if the decode differs."""
+        coder = self.recipe.coder
+        frames = self.recipe.tiling.tile(symbols)
+        payload = coder.encode(frames)
+        if coder.lossless:
+            decoded = np.empty_like(frames)
+            coder.decode(payload, decoded)
+            if not np.array_equal(decoded.view(np.uint8), frames.view(np.uint8)):
+                raise CoderError(f"{coder.id} did not give back the symbols it was given; use another coder")
+        return payload
+
+    def decode_symbols(self, payload: bytes | memoryview, rows: int, out: Array | None = None) -> Array:
+        """A chunk's bytes to its symbols, shape (rows, *row), in `out` if it is given."""
+        tiling = self.recipe.tiling
+        shape = tiling.frames_shape(rows, self.rows.size)
+        in_place = out is not None and tiling.in_place
+        frames = out.reshape(shape) if out is not None and in_place else np.empty(shape, self.symbol_dtype)
+        self.recipe.coder.decode(payload, frames)
+        if not self.recipe.coder.lossless and not isinstance(self.recipe.quantizer, Keep):
+            np.clip(frames, self.recipe.quantizer.lowest, self.recipe.quantizer.highest, out=frames)
+        symbols = tiling.untile(frames, rows, self.rows.size).reshape(rows, *self.rows.trail)
+        if out is None:
+            return symbols
+        if not in_place:
+            out[...] = symbols
+        return out
+
+    def decode(self, payload: bytes | memoryview, start: int, out: Array) -> None:
+        """A chunk's bytes to numbers in `out`, C-contiguous, of the tensor's dtype and shape (rows, *row).
+
+        `start` is the number of its first row. `CorruptFileError` where the bytes are not such a chunk.
+        """
+        if self.scales is not None:
+            dequantize_rows(self.decode_symbols(payload, len(out)), self.scales, start, out)
+        elif self.dtype in _HALF_BYTES:
+            out[...] = self.decode_symbols(payload, len(out)).astype(out.dtype)
+        else:
+            self.decode_symbols(payload, len(out), out)
+
+
+@contextmanager
+def locating(where: str) -> Iterator[None]:
+    """A `CorruptFileError` from within is told again with the place in the file that it concerns."""
+    try:
+        yield
+    except CorruptFileError as error:
+        raise CorruptFileError(where, f"{error.where}: {error.problem}") from error

@@ -1,0 +1,50 @@
+"""Side information: the scales and zero points of one tensor as the bytes of its side chunk.
+
+A little-endian u32 with the length of the coded scales, the scales as the `floats` coder codes them, then, in the
+asymmetric form, the zero points as one Zstandard frame. Both in C order of the block grid.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from wcodec.coders.floats import Floats
+from wcodec.coders.zstd import Zstd
+from wcodec.errors import CorruptFileError
+from wcodec.scales import Scales, Uniform, block_grid, scale_dtype
+from wcodec.tiling import Rows
+
+_LENGTH = struct.Struct("<I")
+_SCALES = Floats(level=19)
+_ZERO_POINTS = Zstd(level=19, layout="bytes")
+
+
+def pack_scales(scales: Scales) -> bytes:
+    """The side chunk of a tensor with these scales."""
+    coded = _SCALES.encode(scales.scale.reshape(1, 1, -1))
+    zero_points = b"" if scales.zero_point is None else _ZERO_POINTS.encode(scales.zero_point.reshape(1, 1, -1))
+    return _LENGTH.pack(len(coded)) + coded + zero_points
+
+
+def unpack_scales(payload: memoryview, quantizer: Uniform, dtype: str, rows: Rows) -> Scales:
+    """The scales of a tensor of wcodec dtype `dtype`, from its side chunk; `CorruptFileError` if they are not."""
+    if len(quantizer.block) != len(rows.shape):
+        raise CorruptFileError("recipe", f"blocks of {len(quantizer.block)} axes for a tensor of {len(rows.shape)}")
+    grid = block_grid(rows.shape, quantizer.block)
+    if len(payload) < _LENGTH.size:
+        raise CorruptFileError("side chunk", "ends before the length of its scales")
+    (length,) = _LENGTH.unpack_from(payload)
+    coded, rest = payload[_LENGTH.size :][:length], payload[_LENGTH.size :][length:]
+    scale = np.empty(grid, scale_dtype(dtype))
+    _SCALES.decode(coded, scale.reshape(1, 1, -1))
+    if not np.isfinite(scale).all():
+        raise CorruptFileError("side chunk", "holds a scale that is not a finite number")
+    if quantizer.symmetric:
+        if len(rest):
+            raise CorruptFileError("side chunk", f"{len(rest)} bytes after its scales")
+        return Scales(rows, quantizer.block, scale, None)
+    zero_point = np.empty(grid, quantizer.symbol_dtype)
+    _ZERO_POINTS.decode(rest, zero_point.reshape(1, 1, -1))
+    return Scales(rows, quantizer.block, scale, zero_point)

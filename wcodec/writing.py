@@ -1,0 +1,47 @@
+"""Where an archive is written to: a file that appears when it is whole, a set of shards, or a stream."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from wcodec.errors import OutputError, UsageError
+from wcodec.formats.atomic import atomic_file
+from wcodec.formats.container import ContainerWriter
+from wcodec.formats.shards import ShardedWriter, sharded_writer
+
+Destination = str | os.PathLike[str] | BinaryIO
+Writer = ContainerWriter | ShardedWriter
+
+
+@contextmanager
+def archive_writer(destination: Destination, shard_size: int | None = None) -> Iterator[Writer]:
+    """A writer to a path, or to a binary stream that is only appended to, such as a pipe."""
+    if isinstance(destination, str | os.PathLike):
+        if shard_size is not None:
+            with sharded_writer(destination, shard_size) as writer:
+                yield writer
+        else:
+            with atomic_file(destination) as stream:
+                yield ContainerWriter(stream)
+        return
+    if shard_size is not None:
+        raise UsageError("shards are several files, which a stream cannot hold; give a path")
+    try:
+        yield ContainerWriter(destination)
+        destination.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write to the stream: {error.strerror or error}") from error
+
+
+def check_different(source: object, target: object) -> None:
+    """`UsageError` where a file would be read and replaced at once."""
+    if not (isinstance(source, str | os.PathLike) and isinstance(target, str | os.PathLike)):
+        return
+    if Path(source).exists() and Path(target).exists() and Path(source).samefile(target):
+        raise UsageError(f"{os.fspath(target)}: source and target are the same file; give another target")
