@@ -1,0 +1,77 @@
+"""What the commands print: tables and JSON on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from wcodec.workers import Progress, ProgressCallback
+
+_WIDE = 1000
+"""Columns of a table that is not printed to a terminal: nothing is cut for those who read it by program."""
+
+_DELAY = 1.0
+"""Seconds before a progress bar shows."""
+
+
+def print_json(report: Any) -> None:
+    """One JSON document on stdout."""
+    click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
+    """A table on stdout. A column whose head begins with ">" is of numbers and stands to the right."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        number = column.startswith(">")
+        table.add_column(column.lstrip(">"), justify="right" if number else "left", no_wrap=number, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    terminal = sys.stdout.isatty()
+    Console(width=None if terminal else _WIDE, highlight=False, markup=False).print(table)
+
+
+def human_bytes(count: int) -> str:
+    """Such as "12.5 MB", in powers of ten as disks and downloads are sold."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{count} B" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.4g} TB"
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+@contextmanager
+def progress_bar(verb: str) -> Iterator[ProgressCallback | None]:
+    """A bar on stderr for whatever takes longer than a second; None where stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns = (TextColumn(verb), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    bar = Bar(*columns, TextColumn("{task.description}"), console=Console(stderr=True), transient=True)
+    task = bar.add_task("", total=None)
+    began = time.monotonic()
+
+    def show(progress: Progress) -> None:
+        if not bar.live.is_started and time.monotonic() - began > _DELAY:
+            bar.start()
+        bar.update(task, completed=progress.done, total=progress.total, description=progress.name)
+
+    try:
+        yield show
+    finally:
+        bar.stop()

@@ -1,0 +1,5 @@
+"""`python -m wcodec`: the command line."""
+
+from wcodec.cli import main
+
+main()
