@@ -6,14 +6,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column, Table
 
 from wcodec.workers import Progress, ProgressCallback
 
@@ -29,12 +29,15 @@ def print_json(report: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
-    """A table on stdout. A column whose head begins with ">" is of numbers and stands to the right."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        number = column.startswith(">")
-        table.add_column(column.lstrip(">"), justify="right" if number else "left", no_wrap=number, overflow="fold")
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout. A column whose head begins with ">" is of numbers and stands to the right.
+
+    On a terminal too narrow for it, the first column is folded.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, column in enumerate(columns):
+        justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
+        table.add_column(column.lstrip(">"), justify=justify, no_wrap=place > 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
     terminal = sys.stdout.isatty()
@@ -61,8 +64,16 @@ def progress_bar(verb: str) -> Iterator[ProgressCallback | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    columns = (TextColumn(verb), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    bar = Bar(*columns, TextColumn("{task.description}"), console=Console(stderr=True), transient=True)
+    bar = Bar(
+        TextColumn(verb),
+        BarColumn(bar_width=20),
+        DownloadColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+        console=Console(stderr=True),
+        transient=True,
+        expand=True,
+    )
     task = bar.add_task("", total=None)
     began = time.monotonic()
 
