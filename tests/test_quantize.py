@@ -97,6 +97,18 @@ def test_the_error_is_at_most_half_a_step(dtype, symmetric, bits):
     assert dequantize(quantized).dtype == x.dtype
 
 
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32", "f64"])
+@pytest.mark.parametrize("low", [0.0, -0.01, -0.4, -1.0])
+@pytest.mark.parametrize("bits", [2, 5, 8, 16])
+def test_the_largest_numbers_stay_finite(dtype, low, bits):
+    largest = ml_dtypes.finfo(DTYPES[dtype]).max
+    x = np.array([largest, DTYPES[dtype].type(low) * largest, 0.0], DTYPES[dtype])
+    for symmetric in (True, False):
+        back = dequantize(quantize(Tensor.from_array("x", x), Uniform(bits, symmetric, (0,), "max")))
+        assert np.isfinite(back).all()
+        assert float(back[0]) > 0.49 * float(largest)  # two bits about zero reach half of it
+
+
 ARRAYS = hnp.arrays(
     np.float32,
     hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6),

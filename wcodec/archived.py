@@ -108,9 +108,9 @@ class ArchivedTensor:
         self._fill(0, self.rows.count, out)
         return out
 
-    def __getitem__(self, key: slice) -> Array:
+    def __getitem__(self, key: object) -> Array:
         """A range of the first axis as a new array; only the chunks that hold it are read."""
-        if not self.shape or not hasattr(key, "indices"):
+        if not self.shape or not isinstance(key, slice):
             raise UsageError(f"tensor {self.name!r}: only ranges of a first axis can be read, as in tensor[10:20]")
         start, stop, step = key.indices(self.shape[0])
         if step != 1:

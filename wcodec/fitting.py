@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import ml_dtypes
 import numpy as np
 
 from wcodec.errors import NonFiniteError
@@ -32,20 +35,21 @@ def fit_scales(tensor: Tensor, quantizer: Uniform, run: Runner = map) -> Scales:
     """
     rows = Rows.of(tensor.shape)
     low, high = _extremes(tensor, rows, quantizer.block, run)
+    largest = scale_dtype(tensor.dtype).type(ml_dtypes.finfo(tensor.numpy_dtype).max)
     if quantizer.fit == "max":
-        return _scales(quantizer, rows, low, high)
+        return _scales(quantizer, rows, low, high, largest)
     best = np.ones_like(low)
     for spread in (_COARSE - 1.0, _FINE):
         factors = [np.clip(best + offset, 0.05, 1.0) for offset in spread]
-        candidates = [_scales(quantizer, rows, low * f, high * f) for f in factors]
+        candidates = [_scales(quantizer, rows, low * f, high * f, largest) for f in factors]
         errors = _squared_errors(tensor, quantizer, candidates, run)
         choice = np.argmin(errors, axis=0)
         best = np.take_along_axis(np.stack(factors), choice[None], axis=0)[0]
-    return _scales(quantizer, rows, low * best, high * best)
+    return _scales(quantizer, rows, low * best, high * best, largest)
 
 
-def _scales(quantizer: Uniform, rows: Rows, low: Array, high: Array) -> Scales:
-    """Scales that take [low, high] of every block to the ends of the symbols' range."""
+def _scales(quantizer: Uniform, rows: Rows, low: Array, high: Array, largest: np.floating[Any]) -> Scales:
+    """Scales that take [low, high] of every block to the ends of the symbols' range, all of it within `largest`."""
     tiny = np.finfo(low.dtype).smallest_subnormal
     zero_point = None
     if quantizer.symmetric:
@@ -58,8 +62,12 @@ def _scales(quantizer: Uniform, rows: Rows, low: Array, high: Array) -> Scales:
     with np.errstate(under="ignore"):
         scale = reach / low.dtype.type(quantizer.highest if quantizer.symmetric else quantizer.highest / 2)
     scale = np.where(reach == 0, low.dtype.type(1), np.maximum(scale, tiny))
+    farthest = np.full_like(scale, quantizer.highest)
     if not quantizer.symmetric:
         zero_point = np.clip(np.rint(-low / scale), 0, quantizer.highest).astype(quantizer.symbol_dtype)
+        farthest = np.maximum(zero_point, quantizer.highest - zero_point).astype(scale.dtype)
+    # rounding, of the zero point above all, must not put the last symbol's value beyond the largest number
+    scale = np.minimum(scale, np.nextafter(largest / farthest, low.dtype.type(0)))
     return Scales(rows, quantizer.block, scale, zero_point)
 
 

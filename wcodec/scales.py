@@ -145,5 +145,4 @@ def dequantize_rows(symbols: Array, scales: Scales, start: int, out: Array) -> N
             target -= zero[rows]
         target *= scale[rows]
         if not direct:
-            with np.errstate(over="ignore"):
-                out[rows] = target
+            out[rows] = target
