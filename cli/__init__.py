@@ -32,8 +32,8 @@ class _Commands(click.Group):
 def cli() -> None:
     """A codec and storage format for neural-network weights.
 
-    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the input is damaged or not what it claims to be;
-    4 a device, decoder or optional package is missing.
+    Exit codes: 0 done; 1 failed, or models differ; 2 wrong usage; 3 the input is damaged or not what it claims
+    to be; 4 a device, decoder or optional package is missing; 130 interrupted.
     """
 
 
@@ -48,6 +48,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         return result if isinstance(result, int) else 0
     except WcodecError as error:
         return _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import wcodec
-from wcodec.cli.options import archive_source, workers_option
+from wcodec.cli.options import archive_source, naming, workers_option
 from wcodec.cli.output import human_bytes, progress_bar
 
 
@@ -18,8 +18,9 @@ from wcodec.cli.output import human_bytes, progress_bar
 def command(source: str, target: str, workers: int | None) -> None:
     """Decode the archive SRC (a path, a URL, or - for stdin) into the model file DST.
 
-    The suffix of DST names the format: .safetensors, .pt, .pth, .npz, and .onnx where the archive holds a graph.
+    The suffix of DST names the format: .safetensors, .pt, .pth, .bin (PyTorch), .npz, and .onnx
+    where the archive holds a graph.
     """
-    with progress_bar("decoding") as progress:
+    with naming(source), progress_bar("decoding") as progress:
         wcodec.decode(archive_source(source), target, workers=workers, progress=progress)
     click.echo(f"{source} -> {target} {human_bytes(Path(target).stat().st_size)}")

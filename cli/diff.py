@@ -9,7 +9,7 @@ import msgspec
 
 import wcodec
 from wcodec.cli.options import json_option, workers_option
-from wcodec.cli.output import print_json, print_table, progress_bar
+from wcodec.cli.output import counted, print_json, print_table, progress_bar
 
 
 @click.command(short_help="compare two models, tensor by tensor")
@@ -35,7 +35,7 @@ def command(first: str, second: str, show_all: bool, workers: int | None, as_jso
     ]
     if rows:
         print_table(("tensor", "difference", ">largest error", ">SNR dB"), rows)
-    click.echo(f"{len(found) - len(different)} tensors are the same, {len(different)} differ")
+    click.echo(f"{counted(len(found), 'tensor')}, {len(different)} different")
     return 1 if different else 0
 
 

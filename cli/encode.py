@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
+from click.core import ParameterSource
 
 import wcodec
 from wcodec.cli.options import (
@@ -15,33 +17,53 @@ from wcodec.cli.options import (
     level_option,
     shard_size_option,
     workers_option,
+    written_path,
 )
 from wcodec.cli.output import human_bytes, print_json, progress_bar
 from wcodec.cli.tables import print_archive
+from wcodec.policy import Fit, Granularity
 from wcodec.report import describe
+
+_ONLY_WITH: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
+    "group_size": ("--per group", lambda chosen: chosen["per"] == "group"),
+    "axis": ("--per channel or group", lambda chosen: chosen["per"] != "tensor"),
+    **{
+        option: ("quantization, which --lossless leaves out", lambda chosen: not chosen["lossless"])
+        for option in ("bits", "asymmetric", "per", "fit", "min_size", "keep", "quantize", "lossless_nonfinite")
+    },
+}
+"""Options that others make pointless: what they need, and whether it is so."""
 
 
 @click.command(short_help="encode a model into an archive")
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
 @click.option(
-    "--coder", type=click.Choice(CODER_NAMES), default="auto", show_default=True, help="How symbols are coded."
+    "--coder",
+    type=click.Choice(CODER_NAMES),
+    default="auto",
+    show_default=True,
+    help="How symbols become bytes; auto takes the smallest lossless coder, tensor by tensor.",
 )
 @click.option("--bits", type=click.IntRange(2, 16), default=8, show_default=True, help="Bits of a symbol.")
-@click.option("--qp", type=int, help="Quantizer of a lossy video coder; larger is smaller. [default: lossless]")
+@click.option("--qp", type=int, help="Make a video coder lossy: its quantizer, larger is smaller and worse.")
 @click.option("--lossless", is_flag=True, help="Quantize nothing: every tensor comes back bit for bit.")
 @click.option("--asymmetric", is_flag=True, help="Symbols from 0 up, with a zero point for every scale.")
 @click.option(
     "--per",
-    type=click.Choice(["tensor", "channel", "group"]),
+    type=click.Choice(get_args(Granularity)),
     default="channel",
     show_default=True,
-    help="What one scale serves.",
+    help="What a scale serves: a tensor, an output channel, or a group of inputs of one.",
 )
-@click.option("--axis", type=int, help="Axis of channels or groups. [default: output channels; groups: inputs]")
-@click.option("--group-size", type=click.IntRange(min=2), default=32, show_default=True, help="With --per group.")
+@click.option("--axis", type=int, help="Axis of channels or groups. [default: as the model tells]")
+@click.option("--group-size", type=click.IntRange(min=2), default=32, show_default=True, help="Inputs in a group.")
 @click.option(
-    "--fit", type=click.Choice(["max", "mse"]), default="max", show_default=True, help="How scales are found."
+    "--fit",
+    type=click.Choice(get_args(Fit)),
+    default="max",
+    show_default=True,
+    help="Scales that reach the largest weight, or of least squared error: better below 6 bits.",
 )
 @click.option(
     "--min-size",
@@ -57,28 +79,41 @@ from wcodec.report import describe
 @shard_size_option
 @workers_option
 @json_option
+@click.pass_context
 def command(
-    source: str, target: str, shard_size: int | None, workers: int | None, as_json: bool, **chosen: Any
+    context: click.Context,
+    /,
+    source: str,
+    target: str,
+    shard_size: int | None,
+    workers: int | None,
+    as_json: bool,
+    **chosen: Any,
 ) -> None:
-    """Encode the model file SRC (.onnx, .safetensors, .pt, .pth, .npz) into the archive DST.
+    """Encode the model file SRC (.onnx, .safetensors, .pt, .pth, .bin, .npz) into the archive DST.
 
     Float tensors of two or more axes and at least --min-size elements are quantized; the rest, such as biases and
-    norms, and every integer tensor, comes back bit for bit. DST may be - for stdout.
+    norms, and every integer tensor, comes back bit for bit. SRC may be the .safetensors.index.json of shards, DST -
+    for stdout.
     """
-    policy = wcodec.Policy(
-        symmetric=not chosen.pop("asymmetric"),
-        **chosen,
-    )
+    _refuse_pointless(context, chosen)
+    policy = wcodec.Policy(symmetric=not chosen.pop("asymmetric"), **chosen)
     with progress_bar("encoding") as progress:
         wcodec.encode(source, archive_target(target), policy, shard_size=shard_size, workers=workers, progress=progress)
     if target == "-":
         return
-    written = target if shard_size is None else target.removesuffix(".wcodec") + ".wcodec.index.json"
+    written = written_path(target, shard_size)
     with wcodec.open(written) as archive:
         report = describe(archive)
     if as_json:
         print_json(report)
         return
     print_archive(report)
-    before = Path(source).stat().st_size
-    click.echo(f"{source} {human_bytes(before)} -> {target} {human_bytes(report.file_bytes)}")
+    click.echo(f"{source} {human_bytes(Path(source).stat().st_size)} -> {written} {human_bytes(report.file_bytes)}")
+
+
+def _refuse_pointless(context: click.Context, chosen: dict[str, Any]) -> None:
+    for option, (need, is_met) in _ONLY_WITH.items():
+        given = context.get_parameter_source(option) is ParameterSource.COMMANDLINE
+        if given and not is_met(chosen):
+            raise wcodec.UsageError(f"--{option.replace('_', '-')} does nothing without {need}; leave it out")

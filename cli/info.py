@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 import wcodec
-from wcodec.cli.options import archive_source, json_option
+from wcodec.cli.options import archive_source, json_option, naming
 from wcodec.cli.output import print_json
 from wcodec.cli.tables import print_archive
 from wcodec.report import describe
@@ -19,7 +19,7 @@ def command(source: str, as_json: bool) -> None:
 
     Only the end of the file is read. bpw is bits per weight.
     """
-    with wcodec.open(archive_source(source)) as archive:
+    with naming(source), wcodec.open(archive_source(source)) as archive:
         report = describe(archive)
     if as_json:
         print_json(report)

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar
 
 import click
 
 from wcodec.coders import CODERS
-from wcodec.errors import UsageError
+from wcodec.errors import CorruptFileError, UnsupportedError, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 CODER_NAMES = ("auto", *sorted(CODERS))
 
+
+def written_path(target: str, shard_size: int | None) -> str:
+    """Where an archive that was written to `target` is opened: at the index if it was cut into shards."""
+    return target if shard_size is None else target.removesuffix(".wcodec") + ".wcodec.index.json"
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 workers_option = click.option("--workers", type=click.IntRange(min=1), help="Threads to use. [default: one a core]")
-level_option = click.option("--level", type=click.IntRange(1, 22), help="Zstandard's level. [default: 3]")
+level_option = click.option(
+    "--level", type=click.IntRange(1, 22), help="Zstandard's level, with --coder zstd or floats. [default: 3]"
+)
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", re.IGNORECASE)
@@ -39,6 +48,17 @@ class Size(click.ParamType[int]):
 shard_size_option = click.option(
     "--shard-size", type=Size(), help="Cut the archive into files of about this size, such as 2GB."
 )
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Errors about the input named `path` say so."""
+    try:
+        yield
+    except CorruptFileError as error:
+        raise CorruptFileError(f"{path}: {error.where}", error.problem) from error
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{path}: {error}") from error
 
 
 def archive_source(path: str) -> str | bytes:

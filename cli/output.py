@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import StringIO
 from typing import Any, Literal
 
 import click
@@ -40,8 +41,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(column.lstrip(">"), justify=justify, no_wrap=place > 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    terminal = sys.stdout.isatty()
-    Console(width=None if terminal else _WIDE, highlight=False, markup=False).print(table)
+    if sys.stdout.isatty():
+        Console(highlight=False, markup=False).print(table)
+        return
+    page = StringIO()
+    Console(file=page, width=_WIDE, highlight=False, markup=False).print(table)
+    click.echo("\n".join(line.rstrip() for line in page.getvalue().splitlines()))
 
 
 def human_bytes(count: int) -> str:
@@ -52,6 +57,11 @@ def human_bytes(count: int) -> str:
             return f"{count} B" if unit == "B" else f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.4g} TB"
+
+
+def counted(count: int, thing: str) -> str:
+    """Such as "1 tensor" or "2 tensors"."""
+    return f"{count} {thing}{'s' if count != 1 else ''}"
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -10,8 +10,10 @@ from wcodec.cli.options import (
     archive_source,
     archive_target,
     level_option,
+    naming,
     shard_size_option,
     workers_option,
+    written_path,
 )
 from wcodec.cli.output import human_bytes, progress_bar
 
@@ -31,9 +33,9 @@ def command(
     What DST decodes to is bit for bit what SRC decodes to. SRC may be a URL, or - for stdin; DST - for stdout.
     """
     opened = archive_source(source)
-    with wcodec.open(opened) as archive:
+    with naming(source), wcodec.open(opened) as archive:
         before = archive.file_bytes
-    with progress_bar("transcoding") as progress:
+    with naming(source), progress_bar("transcoding") as progress:
         wcodec.transcode(
             opened,
             archive_target(target),
@@ -44,6 +46,6 @@ def command(
             progress=progress,
         )
     if target != "-":
-        written = target if shard_size is None else target.removesuffix(".wcodec") + ".wcodec.index.json"
+        written = written_path(target, shard_size)
         with wcodec.open(written) as archive:
-            click.echo(f"{source} {human_bytes(before)} -> {target} {human_bytes(archive.file_bytes)}")
+            click.echo(f"{source} {human_bytes(before)} -> {written} {human_bytes(archive.file_bytes)}")

@@ -6,7 +6,7 @@ import click
 
 import wcodec
 from wcodec.cli.options import archive_source, json_option, workers_option
-from wcodec.cli.output import human_bytes, print_json, progress_bar
+from wcodec.cli.output import counted, human_bytes, print_json, progress_bar
 from wcodec.errors import InputError
 
 
@@ -30,7 +30,7 @@ def command(source: str, workers: int | None, as_json: bool) -> int:
     if as_json:
         print_json({"source": source, "sound": not problems, "problems": [str(problem) for problem in problems]})
     elif not problems:
-        click.echo(f"{source}: sound, {count} tensors, {human_bytes(size)}")
+        click.echo(f"{source}: sound, {counted(count, 'tensor')}, {human_bytes(size)}")
     for problem in problems:
         click.echo(f"error: {source}: {problem}", err=True)
     return InputError.exit_code if problems else 0

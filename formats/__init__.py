@@ -70,6 +70,10 @@ def write_model(model: Model, path: str | os.PathLike[str]) -> None:
 def format_of(path: str | os.PathLike[str]) -> Format:
     """The format that the suffix of a path names; `UsageError` if there is none."""
     name = os.fspath(path).lower()
+    if name == "-" or "://" in name:
+        raise UsageError(f"{os.fspath(path)}: model files are local files, not streams or URLs; give a path")
+    if name.endswith((".wcodec", ".wcodec.index.json")):
+        raise UsageError(f"{os.fspath(path)}: is an archive, not a model file; transcode or decode it")
     for file_format in FORMATS:
         if name.endswith(file_format.suffixes):
             return file_format

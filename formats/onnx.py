@@ -124,7 +124,7 @@ def _require_onnx() -> None:
     try:
         import onnx  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError("onnx is needed for .onnx files; run: pip install 'wcodec[onnx]'") from error
+        raise MissingDependencyError("onnx is needed for .onnx files; run: pip install onnx") from error
 
 
 def _parse(where: str, message: bytes) -> onnx.ModelProto:

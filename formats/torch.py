@@ -181,5 +181,5 @@ def _torch() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise MissingDependencyError("torch is needed to write .pt files; run: pip install 'wcodec[torch]'") from error
+        raise MissingDependencyError("torch is needed to write .pt files; run: pip install torch") from error
     return torch

@@ -27,6 +27,8 @@ def open_zip(source: FileSource) -> tuple[Any, Places]:
     if len(pickles) != 1:
         raise CorruptFileError(source.name, "is a zip file without a data.pkl; this is not a file of torch.save")
     root = pickles[0].removesuffix("data.pkl")
+    if f"{root}constants.pkl" in found:
+        raise UnsupportedError(f"{source.name}: is a TorchScript program; save its state_dict() instead")
     for member in found.values():
         if member.deflated:
             raise CorruptFileError(member.where, "is compressed, which torch.save never does")

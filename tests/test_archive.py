@@ -64,7 +64,7 @@ def test_lossless_keeps_every_bit(coder):
 @pytest.mark.parametrize("bits", [2, 4, 7, 8, 10, 16])
 def test_every_granularity_and_width(per, symmetric, bits):
     policy = Policy(coder="zstd", per=per, symmetric=symmetric, bits=bits, group_size=8)
-    blocks = {"tensor": (0, 0, 0, 0), "channel": (1, 0, 0, 0), "group": (1, 8, 1, 1)}
+    blocks = {"tensor": (0, 0, 0, 0), "channel": (1, 0, 0, 0), "group": (1, 8, 0, 0)}
     archive = wcodec.open(encoded(policy))
     assert same_bits(archive["conv.weight"], plainly_quantized("conv.weight", bits, blocks[per], symmetric))
     assert same_bits(archive["huge row"], plainly_quantized("huge row", bits, blocks[per][:2], symmetric))
@@ -218,10 +218,51 @@ def test_values_that_are_no_numbers():
 
 
 def test_the_rule_of_what_is_quantized_can_be_set():
-    policy = Policy(coder="zstd", keep=("conv.*",), quantize=("scalar", "conv.bias", "u*"), min_size=10_000)
+    policy = Policy(coder="zstd", keep=("conv.*",), quantize=("scalar", "conv.bias"), min_size=10_000)
     archive = wcodec.open(encoded(policy))
     quantized = [tensor.name for tensor in archive.tensors() if not tensor.recipe.lossless]
     assert quantized == ["scalar", "huge row"]
+
+
+@pytest.mark.parametrize("wrong", [{"keep": ("conv2.*",)}, {"quantize": ("mask",)}, {"quantize": ("zeros", "typo")}])
+def test_patterns_that_do_nothing_are_refused(wrong):
+    with pytest.raises(wcodec.UsageError, match=r"no tensor"):
+        encoded(Policy(coder="zstd", **wrong))
+
+
+@pytest.mark.parametrize("fit", ["max", "mse"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_both_ways_to_fit_scales_read_back(fit, symmetric):
+    archive = wcodec.open(encoded(Policy(coder="zstd", fit=fit, symmetric=symmetric, bits=4)))
+    assert wcodec.verify(archive) == []
+    for name in QUANTIZED:
+        tensor = wcodec.Tensor.from_array(name, ARRAYS[name])
+        block = (1, *(0,) * (len(tensor.shape) - 1))
+        assert same_bits(archive[name], dequantize(quantize(tensor, Uniform(4, symmetric, block, fit))))
+
+
+def test_what_a_group_or_a_channel_is_where_axes_are_few():
+    arrays = {
+        "depthwise": np.ones((40, 1, 3, 3), np.float32),
+        "first": np.ones((40, 3, 3, 3), np.float32),
+        "linear": np.ones((40, 70), np.float32),
+        "bias": np.ones(70, np.float32),
+    }
+    blocks = {}
+    for per in ("channel", "group"):
+        policy = Policy(coder="zstd", per=per, group_size=32, min_size=1, quantize=("bias",))
+        archive = wcodec.open(encoded(policy, wcodec.Model.from_arrays(arrays)))
+        blocks[per] = {t.name: t.recipe.quantizer.block for t in archive.tensors()}  # type: ignore[union-attr]
+    assert blocks["channel"] == {"depthwise": (1, 0, 0, 0), "first": (1, 0, 0, 0), "linear": (1, 0), "bias": (0,)}
+    assert blocks["group"] == {"depthwise": (1, 32, 0, 0), "first": (1, 32, 0, 0), "linear": (1, 32), "bias": (32,)}
+
+
+def test_an_archives_name_ends_as_archives_names_do(tmp_path):
+    with pytest.raises(wcodec.UsageError, match=r"ends in \.wcodec"):
+        wcodec.encode(awkward_model(), tmp_path / "m.npz", FAST)
+    wcodec.encode(awkward_model(), tmp_path / "m.wcodec", FAST, shard_size=5_000)
+    with pytest.raises(wcodec.UsageError, match=r"is in shards; open .*m\.wcodec\.index\.json"):
+        wcodec.open(tmp_path / "m.wcodec")
 
 
 @pytest.mark.parametrize(
@@ -234,7 +275,12 @@ def test_the_rule_of_what_is_quantized_can_be_set():
         {"qp": 3},
         {"coder": "ffv1", "qp": 3},
         {"group_size": 1},
-        {"level": 23},
+        {"level": 23, "coder": "zstd"},
+        {"level": 3},
+        {"per": "row"},
+        {"fit": "best"},
+        {"keep": "conv.*"},
+        {"lossless": True, "coder": "hevc", "qp": 3},
     ],
     ids=str,
 )

@@ -12,6 +12,7 @@ import wcodec
 from tests.support.attacks import Json, bounded
 from tests.support.containers import assemble, checksum, digest, dissect, padded
 from wcodec import CorruptFileError, InputError, Policy, UnsupportedError
+from wcodec.coders.floats import Floats
 
 RNG = np.random.default_rng(5)
 WEIGHTS = {"w": RNG.laplace(size=(64, 64)).astype(np.float32)}
@@ -148,13 +149,10 @@ def test_recipes_that_do_not_fit_are_refused(archives, coder, change, error):
 
 @pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf])
 def test_scales_that_are_no_numbers_are_refused(archives, scale):
-    from wcodec.scales import Scales
-    from wcodec.side import pack_scales
-    from wcodec.tiling import Rows
-
-    scales = np.ones((64, 1), np.float32)
-    scales[7] = scale
-    side = pack_scales(Scales(Rows.of((64, 64)), (1, 0), scales, None))
+    scales = np.ones((1, 1, 64), np.float32)
+    scales[..., 7] = scale
+    coded = Floats(3).encode(scales)
+    side = len(coded).to_bytes(4, "little") + coded
     with pytest.raises(CorruptFileError, match=r"side information: .*not a finite number"):
         read(forge(archives["zstd"], payloads={0: side}))
 

@@ -23,6 +23,7 @@ from wcodec.loader import load
 from wcodec.model import Model, QuantizedTensor, Tensor
 from wcodec.policy import Policy
 from wcodec.quantize import dequantize, quantize
+from wcodec.scales import Uniform
 from wcodec.transcode import transcode
 from wcodec.verify import verify
 from wcodec.workers import Progress
@@ -43,6 +44,7 @@ __all__ = [
     "Progress",
     "QuantizedTensor",
     "Tensor",
+    "Uniform",
     "UnsupportedError",
     "UsageError",
     "WcodecError",

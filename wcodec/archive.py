@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from wcodec.archived import ArchivedTensor
-from wcodec.errors import CorruptFileError
+from wcodec.errors import CorruptFileError, UsageError
 from wcodec.formats.container import ContainerReader
 from wcodec.formats.index import TensorEntry, parse_object
 from wcodec.formats.layout import VERSION
-from wcodec.formats.shards import INDEX_SUFFIX, ShardedReader
+from wcodec.formats.shards import INDEX_SUFFIX, SUFFIX, ShardedReader
 from wcodec.formats.source import Target, open_source
 from wcodec.model import Array, Model
 from wcodec.recipe import Recipe
@@ -41,6 +42,9 @@ class Archive(Mapping[str, Array]):
             self._file_of = {entry.name: _ONLY for entry in reader.index.tensors}
         self.ties: dict[str, str] = dict(reader.index.ties)
         """Names that share the values of another tensor, which is named."""
+
+    def __repr__(self) -> str:
+        return f"<Archive of {len(self)} tensors in {self.file_bytes:,} bytes>"
 
     def __len__(self) -> int:
         return len(self._file_of) + len(self.ties)
@@ -158,6 +162,11 @@ class Archive(Mapping[str, Array]):
         return self._recipes[file, number]
 
 
+def _index_beside(path: str | os.PathLike[str]) -> Path:
+    """Where the index of the shards of an archive called `path` would be."""
+    return Path(os.fspath(path).removesuffix(SUFFIX) + INDEX_SUFFIX)
+
+
 def open_archive(target: Target, *, workers: int | None = None) -> Archive:
     """Open an archive from a path, a URL, bytes or a seekable binary file, without decoding anything.
 
@@ -167,4 +176,6 @@ def open_archive(target: Target, *, workers: int | None = None) -> Archive:
     """
     if isinstance(target, str | os.PathLike) and os.fspath(target).partition("?")[0].endswith(INDEX_SUFFIX):
         return Archive(ShardedReader(target), workers)
+    if isinstance(target, str | os.PathLike) and not Path(target).exists() and _index_beside(target).exists():
+        raise UsageError(f"{os.fspath(target)}: is in shards; open {_index_beside(target)}")
     return Archive(ContainerReader(open_source(target)), workers)

@@ -34,7 +34,7 @@ class Piece:
         return self.start + self.chunk.rows
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ArchivedTensor:
     """A tensor that is decoded on demand: `tensor[10:20]` for rows of its first axis, `tensor.array()` for all.
 
@@ -46,6 +46,9 @@ class ArchivedTensor:
     recipe: Recipe
     container: ContainerReader
     run: Runner
+
+    def __repr__(self) -> str:
+        return f"<ArchivedTensor {self.name!r}, {self.dtype} of shape {self.shape}, {self.recipe}>"
 
     @property
     def dtype(self) -> str:

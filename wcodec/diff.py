@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from wcodec.archive import Archive, open_archive
+from wcodec.errors import CorruptFileError
 from wcodec.formats import read_model
+from wcodec.formats.shards import INDEX_SUFFIX, SUFFIX
 from wcodec.model import Array, Model, Tensor
 from wcodec.workers import Progress, ProgressCallback
 
 Source = str | os.PathLike[str] | Archive | Model
+
+_STEP = 1 << 20
+"""Elements compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -52,41 +58,65 @@ def diff(
 
 def _tensors(source: Source, stack: ExitStack, workers: int | None) -> dict[str, Tensor]:
     if isinstance(source, Model):
-        model = source
-    elif isinstance(source, Archive):
-        model = source.model()
-    elif is_archive(source):
-        model = stack.enter_context(open_archive(source, workers=workers)).model()
-    else:
-        model = stack.enter_context(read_model(source))
+        return _by_name(source)
+    if isinstance(source, Archive):
+        return _by_name(source.model())
+    path = os.fspath(source)
+    with _naming(path):
+        if path.partition("?")[0].endswith((SUFFIX, INDEX_SUFFIX)):
+            model = stack.enter_context(open_archive(path, workers=workers)).model()
+        else:
+            model = stack.enter_context(read_model(path))
+    return {name: _named(path, tensor) for name, tensor in _by_name(model).items()}
+
+
+def _by_name(model: Model) -> dict[str, Tensor]:
     tensors = {tensor.name: tensor for tensor in model.tensors}
     return tensors | {name: tensors[target] for name, target in model.ties.items()}
 
 
-def is_archive(path: str | os.PathLike[str]) -> bool:
-    """Whether a path or URL is to be opened as an archive, by its name."""
-    return os.fspath(path).partition("?")[0].endswith((".wcodec", ".wcodec.index.json"))
+def _named(path: str, tensor: Tensor) -> Tensor:
+    """The tensor, with errors that say which of two files they are about."""
+
+    def read(start: int, stop: int) -> Array:
+        with _naming(path):
+            return tensor.read(start, stop)
+
+    return replace(tensor, read=read)
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    try:
+        yield
+    except CorruptFileError as error:
+        where = error.where if path in error.where else f"{path}: {error.where}"
+        raise CorruptFileError(where, error.problem) from error
 
 
 def _compare(name: str, a: Tensor, b: Tensor) -> Difference:
     if a.shape != b.shape:
         return Difference(name, "shape")
-    step, same, signal, noise, largest = max(1, a.step or b.step or 1 << 22), True, 0.0, 0.0, 0.0
-    for start in range(0, a.size, step):
-        left, right = (tensor.read(start, min(start + step, a.size)) for tensor in (a, b))
+    same, signal, noise, largest = a.dtype == b.dtype, 0.0, 0.0, 0.0
+    for start in range(0, a.size, _STEP):
+        left, right = (tensor.read(start, min(start + _STEP, a.size)) for tensor in (a, b))
+        signal += _power(_wide(left))
         if a.dtype == b.dtype and np.array_equal(left.view(np.uint8), right.view(np.uint8)):
-            signal += _power(left)
             continue
         same = False
-        error = left.astype(np.complex128) - right.astype(np.complex128)
-        error[np.isnan(left.astype(np.complex128)) & np.isnan(right.astype(np.complex128))] = 0
-        signal, noise = signal + _power(left), noise + _power(error)
+        error = _wide(left) - _wide(right)
+        error[np.isnan(_wide(left)) & np.isnan(_wide(right))] = 0
+        noise += _power(error)
         largest = max(largest, float(np.abs(error).max()))
-    if same and a.dtype == b.dtype:
+    if same:
         return Difference(name, "same")
     ratio = math.inf if noise == 0 else -math.inf if signal == 0 else 10 * math.log10(signal / noise)
     return Difference(name, "values" if a.dtype == b.dtype else "dtype", largest, ratio)
 
 
+def _wide(values: Array) -> Array:
+    return values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)
+
+
 def _power(values: Array) -> float:
-    return float(np.sum(np.square(np.abs(values.astype(np.complex128)))))
+    return float(np.nansum(np.square(np.abs(values))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import Any
 
 from wcodec.choose import Symbols
 from wcodec.coders.raw import Raw
@@ -17,13 +18,14 @@ from wcodec.pipeline import TensorCodec
 from wcodec.policy import DEFAULT_POLICY, Policy
 from wcodec.recipe import Recipe
 from wcodec.scales import Keep
+from wcodec.tensors import model_of
 from wcodec.tiling import Flat, Rows
 from wcodec.workers import ProgressCallback, Runner, worker_pool
 from wcodec.writing import Destination, archive_writer, check_different
 
 
 def encode(
-    source: str | os.PathLike[str] | Model,
+    source: str | os.PathLike[str] | Model | Mapping[str, Any],
     target: Destination,
     policy: Policy = DEFAULT_POLICY,
     *,
@@ -32,7 +34,7 @@ def encode(
     workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> None:
-    """Encode a model, or the model file at a path, into the archive `target`.
+    """Encode a model, the model file at a path, or a dict of arrays or torch tensors into the archive `target`.
 
     Memory: a few chunks a worker, whatever the model's size. The target appears when it is whole, and the same
     model and policy give the same bytes. With `shard_size`, in bytes, the archive is cut into files of about that
@@ -43,7 +45,10 @@ def encode(
     """
     check_different(source, target)
     with ExitStack() as stack:
+        if isinstance(source, Mapping):
+            source = model_of(source)
         model = source if isinstance(source, Model) else stack.enter_context(read_model(source))
+        policy.check_patterns(model.tensors)
         pool = stack.enter_context(worker_pool(workers))
         writer = stack.enter_context(archive_writer(target, shard_size))
         run_jobs([_job(tensor, policy) for tensor in model.tensors], policy, pool, writer, progress)

@@ -40,7 +40,7 @@ def fit_scales(tensor: Tensor, quantizer: Uniform, run: Runner = map) -> Scales:
         return _scales(quantizer, rows, low, high, largest)
     best = np.ones_like(low)
     for spread in (_COARSE - 1.0, _FINE):
-        factors = [np.clip(best + offset, 0.05, 1.0) for offset in spread]
+        factors = [np.clip(best + offset, 0.05, 1.0) for offset in spread.astype(low.dtype)]
         candidates = [_scales(quantizer, rows, low * f, high * f, largest) for f in factors]
         errors = _squared_errors(tensor, quantizer, candidates, run)
         choice = np.argmin(errors, axis=0)

@@ -13,6 +13,7 @@ from wcodec.choose import Choice, Symbols, choose
 from wcodec.model import DTYPES
 from wcodec.pipeline import TensorCodec
 from wcodec.policy import Policy
+from wcodec.scales import Uniform
 from wcodec.side import pack_scales
 from wcodec.tiling import Rows
 from wcodec.workers import Progress, ProgressCallback, Runner, ordered
@@ -49,8 +50,9 @@ def run_jobs(
     total, done = sum(job.nbytes for job in jobs), 0
     for coded in _coded(jobs, policy, pool):
         job, rows = coded.job, coded.codec.rows
-        if coded.codec.scales is not None and rows.chunks():
-            writer.add_side(pack_scales(coded.codec.scales))
+        quantizer = coded.codec.recipe.quantizer
+        if isinstance(quantizer, Uniform) and coded.codec.scales is not None and rows.chunks():
+            writer.add_side(pack_scales(coded.codec.scales, quantizer, job.dtype))
         for count, payload in coded.payloads:
             writer.add_chunk(payload, count)
             done += count * rows.size * DTYPES[job.dtype].itemsize

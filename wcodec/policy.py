@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, get_args
 
 from wcodec.coders import CODERS
 from wcodec.errors import UsageError
 from wcodec.model import FLOATS, Tensor
 from wcodec.scales import Keep, Quantizer, Uniform
+
+Granularity = Literal["tensor", "channel", "group"]
+Fit = Literal["max", "mse"]
 
 
 @dataclass(frozen=True)
@@ -21,17 +25,19 @@ class Policy:
     pattern of `keep` always stays as it is; one that matches a pattern of `quantize` is quantized if it is of
     floats (shell patterns, case counts). `lossless` keeps everything.
 
-    A scale serves the whole tensor, one index of `axis`, or a group of `group_size` along it, by `per`. `axis` None
-    is the axis of output channels, and for groups the one after it. `coder` is "auto" or a coder's id; `qp` makes a
-    video coder lossy, for quantized tensors only. `level` is that of `zstd` and `floats`.
+    `per` says what a scale serves: the tensor, one index of `axis` (None: the axis of output channels), or `group_size`
+    consecutive indices of `axis` (None: the axis of inputs, after or before that of output channels), for every index
+    of the axes before it and of the output channels, and over all of the axes after it. A tensor without axes to
+    choose from has one scale. `coder` is "auto" or a coder's id; `qp` makes a video coder lossy, for quantized tensors
+    only. `level` is that of the coders `zstd` and `floats`.
     """
 
     bits: int = 8
     symmetric: bool = True
-    per: Literal["tensor", "channel", "group"] = "channel"
+    per: Granularity = "channel"
     axis: int | None = None
     group_size: int = 32
-    fit: Literal["max", "mse"] = "max"
+    fit: Fit = "max"
     min_size: int = 1024
     keep: tuple[str, ...] = ()
     quantize: tuple[str, ...] = ()
@@ -42,6 +48,12 @@ class Policy:
     level: int | None = None
 
     def __post_init__(self) -> None:
+        if self.per not in get_args(Granularity) or self.fit not in get_args(Fit):
+            raise UsageError(
+                f"per={self.per!r}, fit={self.fit!r}: known are {get_args(Granularity)} and {get_args(Fit)}"
+            )
+        if any(isinstance(patterns, str) for patterns in (self.keep, self.quantize)):
+            raise UsageError("keep and quantize are sequences of patterns; put a single one into a tuple")
         if not 2 <= self.bits <= 16:
             raise UsageError(f"{self.bits} bits: a symbol has 2 to 16")
         if self.coder != "auto" and self.coder not in CODERS:
@@ -52,8 +64,10 @@ class Policy:
             )
         if self.group_size < 2:
             raise UsageError(f"a group of {self.group_size}: a group has 2 or more elements")
-        if self.level is not None and not 1 <= self.level <= 22:
-            raise UsageError(f"level {self.level}: Zstandard's levels are 1 to 22")
+        if self.level is not None and not (1 <= self.level <= 22 and self.coder in ("zstd", "floats")):
+            raise UsageError(f"level {self.level}: the coders zstd and floats take levels of 1 to 22, others none")
+        if self.lossless and self.qp is not None:
+            raise UsageError("qp makes a coder lossy, so it contradicts lossless; leave one out")
 
     def quantizer(self, tensor: Tensor) -> Quantizer:
         """What happens to a tensor before it is coded. `UsageError` if `axis` is not one of the tensor's."""
@@ -63,17 +77,31 @@ class Policy:
             return Keep()
         return Uniform(self.bits, self.symmetric, self._block(tensor), self.fit)
 
+    def check_patterns(self, tensors: Collection[Tensor]) -> None:
+        """`UsageError` for a pattern that no name matches, or that asks to quantize what is not of floats."""
+        names = [tensor.name for tensor in tensors]
+        for pattern in (*self.keep, *self.quantize):
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise UsageError(f"no tensor is called {pattern!r}; the first of {len(names)} is {names[0]!r}")
+        floats = [tensor.name for tensor in tensors if tensor.dtype in FLOATS]
+        for pattern in self.quantize:
+            if not any(fnmatchcase(name, pattern) for name in floats):
+                raise UsageError(
+                    f"no tensor called {pattern!r} is of f16, bf16, f32 or f64, and only those are quantized"
+                )
+
     def _block(self, tensor: Tensor) -> tuple[int, ...]:
-        rank = len(tensor.shape)
-        if self.per == "tensor" or rank == 0:
+        rank, channel = len(tensor.shape), tensor.channel_axis
+        if self.axis is not None and not -rank <= self.axis < rank:
+            raise UsageError(f"tensor {tensor.name!r} has {rank} axes, so none is number {self.axis}")
+        if self.per == "tensor" or rank == 0 or (rank == 1 and self.per == "channel"):
             return (0,) * rank
-        axis = self.axis
-        if axis is None:
-            axis = tensor.channel_axis if self.per == "channel" else (tensor.channel_axis + 1) % min(rank, 2)
-        if not -rank <= axis < rank:
-            raise UsageError(f"tensor {tensor.name!r} has {rank} axes, so none is number {axis}")
-        inside, outside = (1, 0) if self.per == "channel" else (self.group_size, 1)
-        return tuple(inside if place == axis % rank else outside for place in range(rank))
+        if self.per == "channel":
+            axis = channel if self.axis is None else self.axis % rank
+            return tuple(int(place == axis) for place in range(rank))
+        axis = min(channel + 1 if channel == 0 else channel - 1, rank - 1) if self.axis is None else self.axis % rank
+        before = [int(place < axis or place == channel) for place in range(rank)]
+        return (*before[:axis], self.group_size, *before[axis + 1 :])
 
 
 DEFAULT_POLICY = Policy()

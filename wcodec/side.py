@@ -12,7 +12,7 @@ import numpy as np
 
 from wcodec.coders.floats import Floats
 from wcodec.coders.zstd import Zstd
-from wcodec.errors import CorruptFileError
+from wcodec.errors import CoderError, CorruptFileError
 from wcodec.scales import Scales, Uniform, block_grid, scale_dtype
 from wcodec.tiling import Rows
 
@@ -21,11 +21,15 @@ _SCALES = Floats(level=19)
 _ZERO_POINTS = Zstd(level=19, layout="bytes")
 
 
-def pack_scales(scales: Scales) -> bytes:
-    """The side chunk of a tensor with these scales."""
+def pack_scales(scales: Scales, quantizer: Uniform, dtype: str) -> bytes:
+    """The side chunk of a tensor of wcodec dtype `dtype` with these scales; `CoderError` if it would not read back."""
     coded = _SCALES.encode(scales.scale.reshape(1, 1, -1))
     zero_points = b"" if scales.zero_point is None else _ZERO_POINTS.encode(scales.zero_point.reshape(1, 1, -1))
-    return _LENGTH.pack(len(coded)) + coded + zero_points
+    payload = _LENGTH.pack(len(coded)) + coded + zero_points
+    back = unpack_scales(memoryview(payload), quantizer, dtype, scales.rows)
+    if not all(np.array_equal(getattr(back, part), getattr(scales, part)) for part in ("scale", "zero_point")):
+        raise CoderError("the scales did not come back as they were given")
+    return payload
 
 
 def unpack_scales(payload: memoryview, quantizer: Uniform, dtype: str, rows: Rows) -> Scales:

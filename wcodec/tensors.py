@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from wcodec.errors import MismatchError, MissingDependencyError, UnsupportedError
 from wcodec.formats.torch_state import TORCH_NAMES
-from wcodec.model import DTYPES, Array
+from wcodec.model import DTYPES, Array, Model
 
 
 def empty_tensor(name: str, dtype: str, shape: tuple[int, ...]) -> Any:
@@ -36,9 +37,20 @@ def array_of(name: str, given: Any) -> Array:
     return data.view(DTYPES[kind]).reshape(tuple(given.shape))
 
 
+def model_of(tensors: Mapping[str, Any]) -> Model:
+    """A model of NumPy arrays or torch tensors, such as a state dict; names of the same memory become ties."""
+    arrays: dict[tuple[Any, ...], Array] = {}
+    named: dict[str, Array] = {}
+    for name, given in tensors.items():
+        array = array_of(name, given.detach().cpu().contiguous() if hasattr(given, "detach") else given)
+        memory = (array.__array_interface__["data"][0], array.dtype, array.shape, array.strides)
+        named[name] = arrays.setdefault(memory, array)
+    return Model.from_arrays(named)
+
+
 def _torch() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise MissingDependencyError("torch is needed for device 'torch'; run: pip install 'wcodec[torch]'") from error
+        raise MissingDependencyError("torch is needed for device 'torch'; run: pip install torch") from error
     return torch

@@ -36,9 +36,8 @@ def verify(
     problems += source.check_bytes(lambda size: count("checksums", size))
     damaged = {problem.where for problem in problems if isinstance(problem, CorruptFileError)}
     for name in names:
-        for problem in _undecodable(source, name):
-            if not isinstance(problem, CorruptFileError) or problem.where not in damaged:
-                problems.append(problem)
+        found = {str(problem): problem for problem in _undecodable(source, name)}
+        problems += [p for p in found.values() if not isinstance(p, CorruptFileError) or p.where not in damaged]
         count(name, (total // 2) // len(names))
     return problems
 

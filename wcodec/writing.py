@@ -11,7 +11,7 @@ from typing import BinaryIO
 from wcodec.errors import OutputError, UsageError
 from wcodec.formats.atomic import atomic_file
 from wcodec.formats.container import ContainerWriter
-from wcodec.formats.shards import ShardedWriter, sharded_writer
+from wcodec.formats.shards import SUFFIX, ShardedWriter, sharded_writer
 
 Destination = str | os.PathLike[str] | BinaryIO
 Writer = ContainerWriter | ShardedWriter
@@ -21,6 +21,7 @@ Writer = ContainerWriter | ShardedWriter
 def archive_writer(destination: Destination, shard_size: int | None = None) -> Iterator[Writer]:
     """A writer to a path, or to a binary stream that is only appended to, such as a pipe."""
     if isinstance(destination, str | os.PathLike):
+        _check_suffix(destination)
         if shard_size is not None:
             with sharded_writer(destination, shard_size) as writer:
                 yield writer
@@ -37,6 +38,13 @@ def archive_writer(destination: Destination, shard_size: int | None = None) -> I
         raise
     except OSError as error:
         raise OutputError(f"cannot write to the stream: {error.strerror or error}") from error
+
+
+def _check_suffix(path: str | os.PathLike[str]) -> None:
+    if "://" in os.fspath(path):
+        raise UsageError(f"{os.fspath(path)}: archives are written to local files; upload one after")
+    if not os.fspath(path).endswith(SUFFIX):
+        raise UsageError(f"{os.fspath(path)}: an archive's name ends in {SUFFIX}")
 
 
 def check_different(source: object, target: object) -> None:

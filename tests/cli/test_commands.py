@@ -71,7 +71,7 @@ def test_encode_info_verify_decode_diff(run, files):
     assert code == 0
     code, out, _ = run("diff", "a.wcodec", "b.safetensors")
     assert code == 0
-    assert "0 differ" in out
+    assert "0 different" in out
     code, out, _ = run("diff", files / "m.safetensors", "b.safetensors")
     assert code == 1
     assert "conv.weight" in out
@@ -128,7 +128,16 @@ def test_shards(run, files):
         (["encode", "folder.npz", "a.wcodec"], 2, "folder.npz"),
         (["encode", "m.npz", "m.npz"], 2, "same file"),
         (["encode", "m.npz", "nowhere/a.wcodec"], 1, "nowhere"),
-        (["encode", "m.npz", "folder.npz"], 1, "folder.npz"),
+        (["encode", "m.npz", "folder.wcodec"], 1, "folder.wcodec"),
+        (["encode", "m.npz", "b.npz"], 2, "ends in .wcodec"),
+        (["encode", "a.wcodec", "b.wcodec"], 2, "is an archive"),
+        (["encode", "-", "b.wcodec"], 2, "local files"),
+        (["encode", "m.npz", "memory://b.wcodec"], 2, "local files"),
+        (["encode", "m.npz", "b.wcodec", "--lossless", "--bits", "4"], 2, "--bits does nothing"),
+        (["encode", "m.npz", "b.wcodec", "--group-size", "4"], 2, "--group-size does nothing"),
+        (["encode", "m.npz", "b.wcodec", "--level", "4"], 2, "level 4"),
+        (["encode", "m.npz", "b.wcodec", "--keep", "v*"], 2, "no tensor is called 'v*'"),
+        (["decode", "a.wcodec", "-"], 2, "local files"),
         (["encode", "wrong.npz", "a.wcodec"], 3, "wrong.npz"),
         (["encode", "m.npz", "a.wcodec", "--bits", "1"], 2, "--bits"),
         (["encode", "m.npz", "a.wcodec", "--coder", "zstd", "--qp", "3"], 2, "qp"),
@@ -139,6 +148,8 @@ def test_shards(run, files):
         (["decode", "a.wcodec", "b.txt"], 2, "suffix"),
         (["decode", "missing.wcodec", "b.npz"], 2, "missing.wcodec"),
         (["info", "folder.npz"], 2, "folder.npz"),
+        (["info", "wrong.npz"], 3, "wrong.npz: header"),
+        (["diff", "a.wcodec", "cut.wcodec"], 3, "cut.wcodec"),
         (["info", "cut.wcodec"], 3, "cut short"),
         (["transcode", "a.wcodec", "a.wcodec", "--coder", "raw"], 2, "same file"),
         (["transcode", "a.wcodec", "b.wcodec"], 2, "--coder"),
@@ -150,6 +161,7 @@ def test_shards(run, files):
 )
 def test_errors_are_one_line_with_their_exit_code(run, files, arguments, code, message):
     Path("folder.npz").mkdir()
+    Path("folder.wcodec").mkdir()
     Path("m.txt").write_text("hello")
     Path("wrong.npz").write_bytes((files / "m.safetensors").read_bytes())
     np.savez("m.npz", w=np.ones((40, 40), np.float32))
@@ -208,6 +220,12 @@ def test_completion_completes():
     words = {**os.environ, "_WCODEC_COMPLETE": "bash_complete", "COMP_WORDS": "wcodec tra", "COMP_CWORD": "1"}
     done = subprocess.run(COMMAND, env=words, capture_output=True, text=True, check=False)
     assert "transcode" in done.stdout
+
+
+def test_no_command_is_wrong_usage_and_shows_the_help(run):
+    code, out, err = run()
+    assert (code, out) == (2, "")
+    assert err.startswith("Usage: wcodec [OPTIONS] COMMAND")
 
 
 def test_version_and_help(run):

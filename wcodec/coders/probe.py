@@ -30,6 +30,9 @@ _SIDE = 256
 _FRAME = np.add.outer(np.arange(_SIDE), np.arange(_SIDE)).astype(np.uint8)[None]
 """What is coded: above the least size that hardware takes."""
 
+_HARDWARE_ONLY = ("av1", "decoder")
+"""FFmpeg calls this one software, but it only drives hardware: what counts is it with a device."""
+
 _ANSWER = "wcodec: "
 """Before an answer, because drivers write to stdout too."""
 
@@ -70,7 +73,8 @@ def _listed() -> Iterator[tuple[str, str, Kind, bool]]:
             if codec.canonical_name not in VIDEO_CODERS or (kind == "encoder" and _pixel_format(codec) is None):
                 continue
             hardware = bool(codec.capabilities & (Capabilities.hardware | Capabilities.hybrid))
-            yield codec.name, codec.canonical_name, kind, hardware
+            if (codec.name, kind) != _HARDWARE_ONLY:
+                yield codec.name, codec.canonical_name, kind, hardware
             if kind == "decoder" and not hardware:
                 for config in codec.hardware_configs:
                     yield f"{codec.name}+{config.device_type.name}", codec.canonical_name, kind, True
