@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -39,6 +40,8 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: errors are one line on stderr, with the exit code of their kind."""
+    # ended politely, a command still removes its temporary files
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(_run(arguments))
 
 
@@ -66,6 +69,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    line = " ".join(message.split())
-    click.echo("error: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), err=True)
+    from wcodec.cli.output import printable
+
+    click.echo("error: " + printable(" ".join(message.split())), err=True)
     return code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, get_args
 
 import click
@@ -21,10 +20,12 @@ from wcodec.cli.options import (
 )
 from wcodec.cli.output import human_bytes, print_json, progress_bar
 from wcodec.cli.tables import print_archive
-from wcodec.policy import Fit, Granularity
+from wcodec.policy import Granularity
 from wcodec.report import describe
+from wcodec.scales import Fit
 
 _ONLY_WITH: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
+    "as_json": ("a file to report on", lambda chosen: chosen["target"] != "-"),
     "group_size": ("--per group", lambda chosen: chosen["per"] == "group"),
     "axis": ("--per channel or group", lambda chosen: chosen["per"] != "tensor"),
     **{
@@ -36,8 +37,8 @@ _ONLY_WITH: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
 
 
 @click.command(short_help="encode a model into an archive")
-@click.argument("source", metavar="SRC")
-@click.argument("target", metavar="DST")
+@click.argument("source", metavar="SRC", type=click.Path())
+@click.argument("target", metavar="DST", type=click.Path())
 @click.option(
     "--coder",
     type=click.Choice(CODER_NAMES),
@@ -96,7 +97,7 @@ def command(
     norms, and every integer tensor, comes back bit for bit. SRC may be the .safetensors.index.json of shards, DST -
     for stdout.
     """
-    _refuse_pointless(context, chosen)
+    _refuse_pointless(context, {**chosen, "target": target})
     policy = wcodec.Policy(symmetric=not chosen.pop("asymmetric"), **chosen)
     with progress_bar("encoding") as progress:
         wcodec.encode(source, archive_target(target), policy, shard_size=shard_size, workers=workers, progress=progress)
@@ -109,11 +110,12 @@ def command(
         print_json(report)
         return
     print_archive(report)
-    click.echo(f"{source} {human_bytes(Path(source).stat().st_size)} -> {written} {human_bytes(report.file_bytes)}")
+    click.echo(f"{source} -> {written} {human_bytes(report.file_bytes)}")
 
 
 def _refuse_pointless(context: click.Context, chosen: dict[str, Any]) -> None:
     for option, (need, is_met) in _ONLY_WITH.items():
         given = context.get_parameter_source(option) is ParameterSource.COMMANDLINE
         if given and not is_met(chosen):
-            raise wcodec.UsageError(f"--{option.replace('_', '-')} does nothing without {need}; leave it out")
+            name = {"as_json": "json"}.get(option, option).replace("_", "-")
+            raise wcodec.UsageError(f"--{name} does nothing without {need}; leave it out")

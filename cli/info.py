@@ -5,21 +5,21 @@ from __future__ import annotations
 import click
 
 import wcodec
-from wcodec.cli.options import archive_source, json_option, naming
-from wcodec.cli.output import print_json
+from wcodec.cli.options import archive_source, json_option
+from wcodec.cli.output import print_json, printable
 from wcodec.cli.tables import print_archive
 from wcodec.report import describe
 
 
 @click.command(short_help="show what an archive holds")
-@click.argument("source", metavar="SRC")
+@click.argument("source", metavar="SRC", type=click.Path())
 @json_option
 def command(source: str, as_json: bool) -> None:
     """Show the tensors of the archive SRC (a path, a URL, or - for stdin), how each is stored, and its size.
 
     Only the end of the file is read. bpw is bits per weight.
     """
-    with naming(source), wcodec.open(archive_source(source)) as archive:
+    with wcodec.open(archive_source(source)) as archive:
         report = describe(archive)
     if as_json:
         print_json(report)
@@ -28,4 +28,4 @@ def command(source: str, as_json: bool) -> None:
     graph = "with its graph" if report.graph else "weights only"
     click.echo(f"format version {report.version}, {graph}, digest {' '.join(report.digests)}")
     for key, value in report.metadata.items():
-        click.echo(f"{key}: {value}")
+        click.echo(f"{printable(key)}: {printable(value)}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, BinaryIO, TypeVar
 
 import click
 
 from wcodec.coders import CODERS
-from wcodec.errors import CorruptFileError, UnsupportedError, UsageError
+from wcodec.errors import UsageError
+from wcodec.formats.shards import index_path
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,7 +20,7 @@ CODER_NAMES = ("auto", *sorted(CODERS))
 
 def written_path(target: str, shard_size: int | None) -> str:
     """Where an archive that was written to `target` is opened: at the index if it was cut into shards."""
-    return target if shard_size is None else target.removesuffix(".wcodec") + ".wcodec.index.json"
+    return target if shard_size is None else index_path(target)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
@@ -48,17 +48,6 @@ class Size(click.ParamType[int]):
 shard_size_option = click.option(
     "--shard-size", type=Size(), help="Cut the archive into files of about this size, such as 2GB."
 )
-
-
-@contextmanager
-def naming(path: str) -> Iterator[None]:
-    """Errors about the input named `path` say so."""
-    try:
-        yield
-    except CorruptFileError as error:
-        raise CorruptFileError(f"{path}: {error.where}", error.problem) from error
-    except UnsupportedError as error:
-        raise UnsupportedError(f"{path}: {error}") from error
 
 
 def archive_source(path: str) -> str | bytes:

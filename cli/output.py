@@ -21,6 +21,9 @@ from wcodec.workers import Progress, ProgressCallback
 _WIDE = 1000
 """Columns of a table that is not printed to a terminal: nothing is cut for those who read it by program."""
 
+_ROOMY = 90
+"""Columns of a terminal from which on only the first column of a table has to be folded."""
+
 _DELAY = 1.0
 """Seconds before a progress bar shows."""
 
@@ -36,13 +39,17 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     On a terminal too narrow for it, the first column is folded.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
+    console = Console(highlight=False, markup=False)
     for place, column in enumerate(columns):
         justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
-        table.add_column(column.lstrip(">"), justify=justify, no_wrap=place > 0, overflow="fold")
+        whole = place > 0 and console.width >= _ROOMY
+        table.add_column(
+            column.lstrip(">"), justify=justify, no_wrap=whole, overflow="fold", min_width=0 if place else 16
+        )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     if sys.stdout.isatty():
-        Console(highlight=False, markup=False).print(table)
+        console.print(table)
         return
     page = StringIO()
     Console(file=page, width=_WIDE, highlight=False, markup=False).print(table)
@@ -57,6 +64,11 @@ def human_bytes(count: int) -> str:
             return f"{count} B" if unit == "B" else f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.4g} TB"
+
+
+def printable(text: str) -> str:
+    """A stranger's text on one line, with what could steer a terminal written out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def counted(count: int, thing: str) -> str:

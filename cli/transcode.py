@@ -10,17 +10,17 @@ from wcodec.cli.options import (
     archive_source,
     archive_target,
     level_option,
-    naming,
     shard_size_option,
     workers_option,
     written_path,
 )
 from wcodec.cli.output import human_bytes, progress_bar
+from wcodec.writing import check_different
 
 
 @click.command(short_help="code an archive's symbols by another coder")
-@click.argument("source", metavar="SRC")
-@click.argument("target", metavar="DST")
+@click.argument("source", metavar="SRC", type=click.Path())
+@click.argument("target", metavar="DST", type=click.Path())
 @click.option("--coder", type=click.Choice(CODER_NAMES), required=True, help="How symbols are coded in DST.")
 @level_option
 @shard_size_option
@@ -32,12 +32,11 @@ def command(
 
     What DST decodes to is bit for bit what SRC decodes to. SRC may be a URL, or - for stdin; DST - for stdout.
     """
-    opened = archive_source(source)
-    with naming(source), wcodec.open(opened) as archive:
+    check_different(source, target, shard_size)
+    with progress_bar("transcoding") as progress, wcodec.open(archive_source(source), workers=workers) as archive:
         before = archive.file_bytes
-    with naming(source), progress_bar("transcoding") as progress:
         wcodec.transcode(
-            opened,
+            archive,
             archive_target(target),
             coder,
             level=level,

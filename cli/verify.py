@@ -6,12 +6,12 @@ import click
 
 import wcodec
 from wcodec.cli.options import archive_source, json_option, workers_option
-from wcodec.cli.output import counted, human_bytes, print_json, progress_bar
+from wcodec.cli.output import counted, human_bytes, print_json, printable, progress_bar
 from wcodec.errors import InputError
 
 
 @click.command(short_help="check that an archive is whole")
-@click.argument("source", metavar="SRC")
+@click.argument("source", metavar="SRC", type=click.Path())
 @workers_option
 @json_option
 def command(source: str, workers: int | None, as_json: bool) -> int:
@@ -23,7 +23,7 @@ def command(source: str, workers: int | None, as_json: bool) -> int:
     size = count = 0
     try:
         with progress_bar("verifying") as progress, wcodec.open(archive_source(source), workers=workers) as archive:
-            size, count = archive.file_bytes, len(archive)
+            size, count = archive.file_bytes, len(archive.stored_names())
             problems = wcodec.verify(archive, progress=progress)
     except InputError as error:
         problems = [error]
@@ -32,5 +32,5 @@ def command(source: str, workers: int | None, as_json: bool) -> int:
     elif not problems:
         click.echo(f"{source}: sound, {counted(count, 'tensor')}, {human_bytes(size)}")
     for problem in problems:
-        click.echo(f"error: {source}: {problem}", err=True)
+        click.echo(f"error: {printable(str(problem))}", err=True)
     return InputError.exit_code if problems else 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from wcodec.errors import CorruptFileError, UnsupportedError, UsageError
+from wcodec.formats.shards import is_archive
 from wcodec.formats.source import FileSource
 from wcodec.model import Model
 
@@ -16,19 +17,22 @@ __all__ = ["FORMATS", "Format", "format_of", "read_model", "write_model"]
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of model file: its suffixes, and the module of this package that has `read` and, if writable, `write`."""
+    """A kind of model file: its suffixes, the module of this package that has `read` and, if writable, `write`, and
+    whether its files hold a graph.
+    """
 
     name: str
     suffixes: tuple[str, ...]
     module: str
     writable: bool = True
+    has_graph: bool = False
 
 
 FORMATS: tuple[Format, ...] = (
     Format("safetensors", (".safetensors",), "safetensors"),
     Format("safetensors shards", (".safetensors.index.json",), "safetensors_index", writable=False),
     Format("PyTorch", (".pt", ".pth", ".bin"), "torch"),
-    Format("ONNX", (".onnx",), "onnx"),
+    Format("ONNX", (".onnx",), "onnx", has_graph=True),
     Format("NumPy", (".npz",), "npz"),
 )
 
@@ -72,7 +76,7 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     name = os.fspath(path).lower()
     if name == "-" or "://" in name:
         raise UsageError(f"{os.fspath(path)}: model files are local files, not streams or URLs; give a path")
-    if name.endswith((".wcodec", ".wcodec.index.json")):
+    if is_archive(name):
         raise UsageError(f"{os.fspath(path)}: is an archive, not a model file; transcode or decode it")
     for file_format in FORMATS:
         if name.endswith(file_format.suffixes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Self
@@ -10,7 +11,7 @@ import msgspec
 import xxhash
 import zstandard
 
-from wcodec.errors import CorruptFileError, InputError, UsageError
+from wcodec.errors import CorruptFileError, InputError, UnsupportedError, UsageError
 from wcodec.formats.index import (
     MAX_GRAPH_PLAIN,
     MAX_GRAPH_RATIO,
@@ -113,6 +114,8 @@ class ContainerWriter:
         """Write graph, index and trailer, and return the index. The stream is left open."""
         if self._side is not None or self._chunks:
             raise UsageError("the last chunks belong to no tensor")
+        if not all(isinstance(text, str) for item in (metadata or {}).items() for text in item):
+            raise UsageError("metadata maps strings to strings; write numbers as text")
         pieces = [piece for entry in self._tensors for piece in (entry.side, *entry.chunks)]
         index = Index(
             tensors=tuple(self._tensors),
@@ -151,11 +154,15 @@ class ContainerWriter:
         return chunk
 
     def _put(self, data: Bytes) -> None:
-        self._stream.write(data)
-        self.position += memoryview(data).nbytes
-        padding = -self.position % ALIGNMENT
-        self._stream.write(bytes(padding))
-        self.position += padding
+        """Write `data` and zeros up to where the next part begins."""
+        self._write(memoryview(data).cast("B"))
+        self._write(memoryview(bytes(-self.position % ALIGNMENT)))
+
+    def _write(self, rest: memoryview) -> None:
+        self.position += len(rest)
+        while len(rest):
+            # a stream without a buffer may take less than it is given, and says how much
+            rest = rest[self._stream.write(rest) :]
 
 
 def _compress(plain: bytes, limit: int, ratio: int, what: str) -> bytes:
@@ -182,21 +189,41 @@ class _Span(NamedTuple):
 class ContainerReader:
     """An open file: its index, which was checked as a whole, and its payloads, each checked when it is read.
 
-    Takes over `source` and closes it. Opening reads the end of the file and, unless the source is remote, the
-    header. Raises `CorruptFileError` for damaged or hostile bytes and `UnsupportedError` for a newer version.
+    Takes over `source` and closes it. Errors begin with `label`, if there is one: what the file is called. Opening
+    reads the end of the file and, unless the source is remote, the header. Raises `CorruptFileError` for damaged or
+    hostile bytes and `UnsupportedError` for a newer version.
     """
 
-    def __init__(self, source: ByteSource) -> None:
+    def __init__(self, source: ByteSource, label: str = "") -> None:
         self._source = source
+        self._label = label
         try:
-            if not source.remote or source.size < HEADER.size + TRAILER.size:
-                check_header(source.read(0, min(HEADER.size, source.size)))
-            if source.size < HEADER.size + TRAILER.size:
-                raise CorruptFileError("trailer", f"the file is cut short at byte {source.size}; fetch it again")
-            self.index = self._read_index()
+            with self._naming():
+                if not source.remote or source.size < HEADER.size + TRAILER.size:
+                    check_header(source.read(0, min(HEADER.size, source.size)))
+                if source.size < HEADER.size + TRAILER.size:
+                    raise CorruptFileError("trailer", f"the file is cut short at byte {source.size}; fetch it again")
+                self.index = self._read_index()
         except BaseException:
             source.close()
             raise
+
+    def place(self, where: str) -> str:
+        """How messages name a part of this file."""
+        return f"{self._label}: {where}" if self._label else where
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except CorruptFileError as error:
+            if self._label in error.where:
+                raise
+            raise CorruptFileError(self.place(error.where), error.problem) from error
+        except UnsupportedError as error:
+            if self._label in str(error):
+                raise
+            raise UnsupportedError(self.place(str(error))) from error
 
     @property
     def size(self) -> int:
@@ -205,7 +232,8 @@ class ContainerReader:
 
     def payload(self, chunk: Chunk, where: str) -> memoryview:
         """A chunk's bytes, after their checksum was found right; `where` names it in the error if it is not."""
-        return self._checked(_Span(where, chunk.offset, chunk.length, chunk.checksum))
+        with self._naming():
+            return self._checked(_Span(where, chunk.offset, chunk.length, chunk.checksum))
 
     def release(self, chunk: Chunk) -> None:
         """Say that a chunk was used, so that the memory a mapping holds it in can be dropped."""
@@ -216,7 +244,8 @@ class ContainerReader:
         entry = self.index.graph
         if entry is None:
             return None
-        return decompress(self._checked(self._graph_span(entry)), entry.plain_length, _GRAPH)
+        with self._naming():
+            return decompress(self._checked(self._graph_span(entry)), entry.plain_length, _GRAPH)
 
     def verify(self, progress: Callable[[int], None] | None = None) -> list[CorruptFileError]:
         """Check every byte of the file and return all damage found, in file order.
@@ -225,7 +254,7 @@ class ContainerReader:
         """
         problems: list[CorruptFileError] = []
         for done, found in self._examine():
-            problems.extend(found)
+            problems.extend(CorruptFileError(self.place(problem.where), problem.problem) for problem in found)
             if progress is not None:
                 progress(done)
         return problems

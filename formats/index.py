@@ -18,8 +18,9 @@ from wcodec.errors import CorruptFileError
 from wcodec.formats.layout import HEADER, aligned
 from wcodec.model import DTYPES
 
-MAX_INDEX_PLAIN = 1 << 28
-MAX_INDEX_RATIO = 32
+MAX_INDEX_PLAIN = 1 << 26
+MAX_INDEX_RATIO = 16
+MAX_INDEX_OBJECTS = 1 << 18
 MAX_GRAPH_PLAIN = 1 << 31
 MAX_GRAPH_RATIO = 1024
 RATIO_SLACK = 1 << 18
@@ -94,6 +95,8 @@ def parse_index(data: memoryview, plain_length: int, checksum: int, end: int) ->
     if not 0 < plain_length <= min(MAX_INDEX_PLAIN, RATIO_SLACK + MAX_INDEX_RATIO * len(data)):
         raise _broken(f"{plain_length} bytes out of {len(data)} are more than the format allows")
     plain = decompress(data, plain_length, "index")
+    if plain.count(b"{") > MAX_INDEX_OBJECTS:
+        raise _broken(f"more than {MAX_INDEX_OBJECTS} opening braces")
     try:
         index = msgspec.json.decode(plain, type=Index)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -115,8 +115,7 @@ def write(model: Model, path: str | os.PathLike[str]) -> None:
     Raises `UsageError` for a dtype that NumPy has no name for, and for a name that would leave the
     folder a zip file is unpacked in, and `OutputError` if the file cannot be written.
     """
-    by_name = {tensor.name: tensor for tensor in model.tensors}
-    tensors = by_name | {name: by_name[target] for name, target in model.ties.items()}
+    tensors = model.by_name()
     for name, tensor in tensors.items():
         _check_name(name)
         if tensor.dtype not in _WRITABLE:

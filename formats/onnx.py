@@ -207,8 +207,7 @@ def _parts(sparse_tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.Te
 
 def _match(slots: list[_Slot], model: Model) -> list[tuple[_Slot, Tensor]]:
     """The tensor of every place, whose stub is emptied; `CorruptFileError` unless they fit one another exactly."""
-    tensors = {tensor.name: tensor for tensor in model.tensors}
-    tensors |= {name: tensors[target] for name, target in model.ties.items()}
+    tensors = model.by_name()
     matched = []
     for slot in slots:
         where = place("graph", slot.name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wcodec.errors import CorruptFileError, InputError, UnsupportedError
+from wcodec.errors import CorruptFileError, InputError, UnsupportedError, UsageError
 from wcodec.formats.claims import count_elements
 from wcodec.formats.onnx_wire import Payload, Weight
 from wcodec.formats.source import FileSource
@@ -169,7 +169,10 @@ class ExternalFiles:
 
     def _open(self, where: str, location: str) -> FileSource:
         if location not in self._sources:
-            source = FileSource(_inside(where, self._folder, location))
+            try:
+                source = FileSource(_inside(where, self._folder, location))
+            except UsageError as error:
+                raise CorruptFileError(where, f"points to a file that cannot be read: {error}") from error
             self._stack.callback(source.close)
             self._sources[location] = source
         return self._sources[location]

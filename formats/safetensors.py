@@ -165,8 +165,7 @@ def write(model: Model, path: str | os.PathLike[str]) -> None:
 
 def _in_order(model: Model) -> list[tuple[str, Tensor]]:
     """Names and tensors as they will lie in the file: as in the model, but the widest first if alignment asks it."""
-    by_name = {tensor.name: tensor for tensor in model.tensors}
-    tensors = list(by_name.items()) + [(name, by_name[target]) for name, target in model.ties.items()]
+    tensors = list(model.by_name().items())
     position = 0
     for _, tensor in tensors:
         if position % tensor.numpy_dtype.itemsize:

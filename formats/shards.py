@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from wcodec.errors import CorruptFileError, UnsupportedError, UsageError
+from wcodec.errors import CorruptFileError, InputError, UnsupportedError, UsageError
 from wcodec.formats.atomic import AtomicGroup
 from wcodec.formats.container import ContainerReader, ContainerWriter
 from wcodec.formats.index import Chunk, Natural, check_name, presentable
@@ -54,6 +54,16 @@ class _Claim(msgspec.Struct):
     version: Natural
 
 
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether a path or URL names an archive, or the JSON index of a set."""
+    return os.fspath(path).partition("?")[0].endswith((SUFFIX, INDEX_SUFFIX))
+
+
+def index_path(path: str | os.PathLike[str]) -> str:
+    """The path of the JSON index of the set called `path`, "name.wcodec"."""
+    return os.fspath(path).removesuffix(SUFFIX) + INDEX_SUFFIX
+
+
 @contextlib.contextmanager
 def sharded_writer(path: str | os.PathLike[str], limit: int) -> Iterator[ShardedWriter]:
     """A writer of the set called `path`, "name.wcodec": name-00001-of-000NN.wcodec and name.wcodec.index.json.
@@ -61,8 +71,7 @@ def sharded_writer(path: str | os.PathLike[str], limit: int) -> Iterator[Sharded
     All files appear together when the block ends without an exception, the JSON index last. A file is closed
     after the tensor with which it reaches `limit` bytes. Raises `UsageError` and `OutputError`.
     """
-    name = os.fspath(path).removesuffix(SUFFIX)
-    with AtomicGroup(name + INDEX_SUFFIX) as group:
+    with AtomicGroup(index_path(path)) as group:
         yield ShardedWriter(group, group.target_name.removesuffix(INDEX_SUFFIX), limit)
 
 
@@ -188,26 +197,22 @@ class ShardedReader:
             if file not in self._readers:
                 try:
                     self._readers[file] = self._open(self._shards[file])
-                except CorruptFileError as error:
-                    raise CorruptFileError(f"{file}, {error.where}", error.problem) from error
                 except UsageError as error:
                     raise CorruptFileError(file, f"a file of the set cannot be opened ({error}); fetch it") from error
             return self._readers[file]
 
-    def verify(self, progress: Callable[[int], None] | None = None) -> list[CorruptFileError]:
+    def verify(self, progress: Callable[[int], None] | None = None) -> list[InputError]:
         """Check every byte of every file and return all damage found; `progress` as in `ContainerReader.verify`."""
-        problems: list[CorruptFileError] = []
+        problems: list[InputError] = []
         for shard in self.index.shards:
             try:
                 reader = self.container(shard.file)
-            except CorruptFileError as error:
+            except InputError as error:
                 problems.append(error)
                 if progress is not None:
                     progress(shard.length)
                 continue
-            problems.extend(
-                CorruptFileError(f"{shard.file}, {damage.where}", damage.problem) for damage in reader.verify(progress)
-            )
+            problems.extend(reader.verify(progress))
         return problems
 
     def close(self) -> None:
@@ -225,7 +230,7 @@ class ShardedReader:
         self.close()
 
     def _open(self, shard: ShardFile) -> ContainerReader:
-        reader = ContainerReader(open_source(_beside(self._target, shard.file)))
+        reader = ContainerReader(open_source(_beside(self._target, shard.file)), shard.file)
         if reader.size != shard.length or reader.index.digest != shard.digest:
             problem = "is not the file that the JSON index describes; fetch the set again"
         elif {entry.name for entry in reader.index.tensors} != self._names[shard.file] or reader.index.ties:
@@ -233,7 +238,7 @@ class ShardedReader:
         else:
             return reader
         reader.close()
-        raise CorruptFileError("index", problem)
+        raise CorruptFileError(f"{shard.file}: index", problem)
 
 
 def parse_shard_index(data: Bytes) -> ShardIndex:

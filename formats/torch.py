@@ -125,6 +125,8 @@ def _tensor(source: FileSource, name: str, view: View, offset: int, cache: LastA
     size = math.prod(view.shape)
 
     def elements(start: int, stop: int) -> Array:
+        if start == stop:  # an empty view may lie beyond the end of the file
+            return np.empty(0, dtype)
         return np.frombuffer(source.read(offset + start * dtype.itemsize, (stop - start) * dtype.itemsize), dtype)
 
     def gather() -> Array:
@@ -153,23 +155,19 @@ def write(model: Model, path: str | os.PathLike[str]) -> None:
     Raises `MissingDependencyError` without torch, `UsageError` for a dtype torch lacks, and `OutputError` if
     the file cannot be written. The model must fit in memory.
     """
-    torch = _torch()
+    torch = import_torch()
     tensors = {tensor.name: _to_torch(tensor) for tensor in model.tensors}
     state = OrderedDict(tensors) | {name: tensors[target] for name, target in model.ties.items()}
     with atomic_file(path) as stream:
         try:
             torch.save(state, stream)
         except RuntimeError as error:
-            raise OutputError(f"cannot write {os.fspath(path)}: {error}; check the space on its disk") from error
+            raise OutputError(f"cannot write {os.fspath(path)}: torch gave up; check the space on its disk") from error
 
 
 def _to_torch(tensor: Tensor) -> Any:
-    torch = _torch()
-    dtype = getattr(torch, TORCH_NAMES.get(tensor.dtype, ""), None)
-    if dtype is None:
-        raise UsageError(f"tensor {tensor.name!r}: torch has no dtype for {tensor.dtype}; use .safetensors or .onnx")
-    flat = torch.empty(tensor.size, dtype=dtype)
-    target = flat.view(torch.uint8).numpy()
+    flat = import_torch().empty(tensor.size, dtype=torch_dtype(tensor.name, tensor.dtype))
+    target = flat.view(import_torch().uint8).numpy()
     position = 0
     for block in tensor.blocks():
         target[position : position + block.nbytes] = block.view(np.uint8)
@@ -177,9 +175,18 @@ def _to_torch(tensor: Tensor) -> Any:
     return flat.reshape(tensor.shape)
 
 
-def _torch() -> Any:
+def torch_dtype(name: str, dtype: str) -> Any:
+    """torch's dtype for wcodec's; `UsageError` naming the tensor if there is none."""
+    found = getattr(import_torch(), TORCH_NAMES.get(dtype, ""), None)
+    if found is None:
+        raise UsageError(f"tensor {name!r}: torch has no dtype for {dtype}; use NumPy arrays, .safetensors or .onnx")
+    return found
+
+
+def import_torch() -> Any:
+    """The torch package; `MissingDependencyError` where it is not installed."""
     try:
         import torch
     except ImportError as error:
-        raise MissingDependencyError("torch is needed to write .pt files; run: pip install torch") from error
+        raise MissingDependencyError("torch is needed for its tensors and files; run: pip install torch") from error
     return torch

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import tracemalloc
 from typing import Any
 
 import fsspec
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 import wcodec
+from tests.support.containers import assemble, dissect
 from tests.support.models import awkward_arrays, awkward_model, same_bits
 from wcodec import Policy
 from wcodec.coders import CODERS
 from wcodec.quantize import dequantize, quantize
+from wcodec.report import describe
 from wcodec.scales import Uniform
 
 ARRAYS = awkward_arrays()
@@ -176,7 +179,7 @@ def test_archives_open_from_paths_files_bytes_and_urls(tmp_path, data):
 
 
 def test_a_sixteen_bit_symbol_has_no_video_form_but_ffv1s():
-    with pytest.raises(wcodec.UsageError, match="hevc has no form for symbols of 16 bits"):
+    with pytest.raises(wcodec.UsageError, match="hevc has no form for integer symbols of 16 bits"):
         encoded(Policy(coder="hevc", bits=16))
     assert wcodec.verify(encoded(Policy(coder="ffv1", bits=16))) == []
 
@@ -278,6 +281,9 @@ def test_an_archives_name_ends_as_archives_names_do(tmp_path):
         {"level": 23, "coder": "zstd"},
         {"level": 3},
         {"per": "row"},
+        {"bits": 7.5},
+        {"coder": "hevc", "qp": 1.5},
+        {"min_size": -1},
         {"fit": "best"},
         {"keep": "conv.*"},
         {"lossless": True, "coder": "hevc", "qp": 3},
@@ -338,6 +344,85 @@ def test_diff_tells_what_differs(data):
         "nan": "values",
     }
     assert kinds["nan"].max_error == 1
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "error"),
+    [
+        ([np.nan, 1], [5, 1], np.inf),
+        ([np.inf, 1], [np.inf, 2], 1),
+        ([np.inf, 1], [1, 1], np.inf),
+        ([np.inf, 1], [-np.inf, 1], np.inf),
+        ([2**53 + 1, 0], [2**53, 0], 1),
+        ([1e308, 0], [-1e308, 0], np.inf),
+    ],
+    ids=str,
+)
+def test_diff_of_what_is_not_finite_or_beyond_doubles(a, b, error):
+    dtype = np.int64 if a[0] == 2**53 + 1 else np.float64
+    models = [wcodec.Model.from_arrays({"x": np.array(values, dtype)}) for values in (a, b)]
+    [found] = wcodec.diff(*models)
+    assert found.kind == "values"
+    assert found.max_error == error
+    assert found.snr_db is not None
+    assert np.isinf(found.snr_db) == (error == np.inf or a[0] == np.inf)
+
+
+def test_auto_is_not_misled_by_rows_unlike_the_rest():
+    rng = np.random.default_rng(0)
+    weights = (rng.laplace(size=(6144, 1024)) * np.exp(rng.standard_normal((1, 1024)))).astype(np.float32)
+    weights[:1100] = 0
+    sizes = {}
+    for coder in ("auto", "zstd", "h264", "ffv1"):
+        sizes[coder] = len(encoded(Policy(coder=coder, bits=4), wcodec.Model.from_arrays({"w": weights})))
+    assert sizes["auto"] <= 1.001 * min(sizes.values())
+
+
+def test_metadata_that_is_no_text_and_streams_of_text_are_refused():
+    with pytest.raises(wcodec.UsageError, match="metadata"):
+        encoded(metadata={"epoch": 7})
+    with pytest.raises(wcodec.UsageError, match="binary"):
+        wcodec.encode(awkward_model(), io.StringIO())  # type: ignore[arg-type]
+
+
+def test_fitting_scales_of_groups_needs_little_memory():
+    rng = np.random.default_rng(0)
+    model = wcodec.Model.from_arrays({"w": rng.standard_normal((1024, 2048)).astype(np.float32)})
+    tracemalloc.start()
+    wcodec.encode(model, io.BytesIO(), Policy(coder="zstd", per="group", group_size=4, fit="mse"), workers=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 * model.nbytes  # four scales' worth of float64 a group of four, and chunks
+
+
+def test_damage_in_shards_is_told_once_and_names_the_file(tmp_path):
+    wcodec.encode(awkward_model(), tmp_path / "m.wcodec", FAST, shard_size=5_000)
+    with wcodec.open(tmp_path / "m.wcodec.index.json") as archive:
+        place = archive.tensor("huge row").entry.chunks[0].offset
+    [shard] = [p for p in tmp_path.glob("*-of-*.wcodec") if p.stat().st_size > 500_000]
+    data = bytearray(shard.read_bytes())
+    data[place + 9] ^= 1
+    shard.write_bytes(data)
+    with wcodec.open(tmp_path / "m.wcodec.index.json") as archive:
+        [problem] = wcodec.verify(archive)
+        assert isinstance(problem, wcodec.CorruptFileError)
+        assert problem.where == f"{shard.name}: tensor 'huge row', chunk 0"
+        with pytest.raises(wcodec.CorruptFileError, match=shard.name):
+            archive["huge row"]
+    with pytest.raises(wcodec.UsageError, match="same file"):
+        wcodec.transcode(tmp_path / "m.wcodec.index.json", tmp_path / "m.wcodec", "raw", shard_size=9_000)
+
+
+def test_an_unknown_recipe_leaves_the_other_tensors_and_the_listing(data):
+    index = dissect(data).index
+    number = next(entry[4] for entry in index["tensors"] if entry[0] == "fc.weight")
+    index["recipes"][number]["coder"]["id"] = "rans9"
+    pieces = [piece for entry in index["tensors"] for piece in (entry[5], *entry[6]) if piece]
+    archive = wcodec.open(assemble([data[p[0] : p[0] + p[1]] for p in pieces], index))
+    assert same_bits(archive["int8.weight"], ARRAYS["int8.weight"])
+    assert "rans9" in {t.name: t for t in describe(archive).tensors}["fc.weight"].stored_as
+    with pytest.raises(wcodec.UnsupportedError, match="unknown coder 'rans9'"):
+        archive["fc.weight"]
 
 
 def test_recipes_of_the_file_are_those_of_the_tensors(data):

@@ -38,6 +38,7 @@ EXIT_CODES = {
     "CoderError": 1,
     "MismatchError": 1,
     "OutputError": 1,
+    "AllocationError": 1,
 }
 
 MAY_LEAD_TO = {

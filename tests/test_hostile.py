@@ -1,8 +1,11 @@
 """Archives whose checksums are right and whose contents are made to harm: recipes, scales and payloads."""
 
 import io
+import subprocess
+import sys
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +15,10 @@ import wcodec
 from tests.support.attacks import Json, bounded
 from tests.support.containers import assemble, checksum, digest, dissect, padded
 from wcodec import CorruptFileError, InputError, Policy, UnsupportedError
+from wcodec.coders import packets
 from wcodec.coders.floats import Floats
+from wcodec.coders.video import VIDEO_CODERS
+from wcodec.coders.zstd import Zstd
 
 RNG = np.random.default_rng(5)
 WEIGHTS = {"w": RNG.laplace(size=(64, 64)).astype(np.float32)}
@@ -128,6 +134,8 @@ ATTACKS = {
     "other depth": ("hevc", put("coder", depth=10), CorruptFileError),
     "depth of 9": ("hevc", put("coder", depth=9), CorruptFileError),
     "other codec": ("hevc", replace("coder", {"id": "h264", "depth": 8, "qp": None}), CorruptFileError),
+    "no qp": ("hevc", replace("coder", {"id": "hevc", "depth": 8}), CorruptFileError),
+    "depth below the bits": ("ffv1", put("quantizer", bits=9), CorruptFileError),
     "qp of -5": ("hevc", put("coder", qp=-5), CorruptFileError),
     "video for floats": ("floats", replace("coder", {"id": "ffv1", "depth": 16}), CorruptFileError),
     "floats for symbols": ("zstd", replace("coder", {"id": "floats", "level": 3}), CorruptFileError),
@@ -145,6 +153,66 @@ def test_recipes_that_do_not_fit_are_refused(archives, coder, change, error):
     assert type(caught.value) is error
     assert "tensor 'w'" in str(caught.value) or "recipe 0" in str(caught.value)
     assert wcodec.verify(data) != []
+
+
+def test_a_kept_tensor_has_a_lossless_coder():
+    weights = {"w": np.arange(4096).astype(np.int8).reshape(64, 64)}
+    stream = io.BytesIO()
+    wcodec.encode(wcodec.Model.from_arrays(weights), stream, Policy(coder="hevc"))
+    assert np.array_equal(read(stream.getvalue()), weights["w"])
+    with pytest.raises(CorruptFileError, match="tensor 'w': recipe: keeps a tensor by a lossy coder"):
+        read(forge(stream.getvalue(), put("coder", qp=20)))
+
+
+PEAKS = """
+import sys
+from pathlib import Path
+import wcodec
+for path in sys.argv[1:]:
+    error = None
+    try:
+        with wcodec.open(path) as archive:
+            archive["w"]
+    except wcodec.CorruptFileError as caught:
+        error = caught
+    print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0], error)
+"""
+
+
+def larger_streams(coder: str) -> dict[str, bytes]:
+    """Payloads for the one frame of 32 x 128 that `WEIGHTS` makes, which hold, or say they hold, far larger frames."""
+    kind = VIDEO_CODERS[coder]
+    found = {"frames of 2048 x 2048": kind.of(8).encode(np.zeros((1, 2048, 2048), np.int8))}
+    if coder == "vp9":
+        (packet,) = packets.unpack(kind.of(8).encode(np.zeros((1, 32, 128), np.int8)), 1, "here").packets
+        # 16 bits each for width and height, after 36 others
+        lie = int.from_bytes(packet[:9], "big") | (1 << 36) - 16
+        found["frames said to be of 65536 x 65536"] = packets.pack(
+            packets.Stream(b"", [lie.to_bytes(9, "big") + packet[9:]])
+        )
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory as Linux tells it")
+@pytest.mark.parametrize("coder", sorted(VIDEO_CODERS))
+def test_video_that_lies_about_its_size_takes_no_memory(archives, coder, tmp_path):
+    """FFmpeg's memory included, which tracemalloc does not see: the peak of a process after a sound file's."""
+    sound = archives[coder]
+    attacks = {what: forge(sound, payloads={1: payload}) for what, payload in larger_streams(coder).items()}
+    for height, width in ((256, 256), (4096, 4096), (16, 16)):
+        attacks[f"a recipe of {height} x {width}"] = forge(sound, put("tiling", height=height, width=width))
+    # FFV1 does not say how large its frames are, and its decoder goes on where a packet has ended
+    unnoticed = {"frames of 2048 x 2048", "a recipe of 256 x 256"} if coder == "ffv1" else set()
+    paths = []
+    for number, data in enumerate([sound, *attacks.values()]):
+        paths.append(tmp_path / f"{number}.wcodec")
+        paths[-1].write_bytes(data)
+    child = subprocess.run([sys.executable, "-c", PEAKS, *paths], capture_output=True, text=True, check=True)
+    (first, error), *others = [line.split(maxsplit=1) for line in child.stdout.splitlines()]
+    assert error == "None"
+    for what, (peak, error) in zip(attacks, others, strict=True):
+        assert "tensor 'w'" in error or what in unnoticed, what
+        assert int(peak) - int(first) < 3072, f"KiB for {what}"
 
 
 @pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf])
@@ -212,6 +280,55 @@ def test_a_zstd_bomb_is_refused_before_it_is_unpacked(archives):
     for payload in (bomb, unstated, lying):
         with bounded(), pytest.raises(CorruptFileError):
             read(forge(archives["zstd"], payloads={1: payload}))
+
+
+def test_a_small_file_cannot_ask_for_more_scales_than_it_can_hold():
+    """Sixteen chunks of constant symbols, and a scale for each of their 2^28 elements."""
+    coder, scales = Zstd(3, "bytes"), Floats(3)
+    chunk = coder.encode(np.zeros((1, 1, 1 << 24), np.int8))
+    planes = scales.encode(np.ones((1, 1, 1 << 24), np.float32))
+    side = len(planes).to_bytes(4, "little") + planes
+    for elements, rows in ((1 << 28, 16), (1 << 24, 1)):
+        payloads, position = [side, *[chunk] * rows], 64
+        pieces: list[Any] = []
+        for payload in payloads:
+            pieces.append([position, len(payload), 1 << 24, checksum(payload)])
+            position += len(padded(payload))
+        pieces[0][2] = 0
+        recipe = {
+            "quantizer": {"id": "uniform", "bits": 8, "symmetric": True, "block": [1], "fit": "max"},
+            "tiling": {"id": "flat"},
+            "coder": {"id": "zstd", "level": 3, "layout": "bytes"},
+        }
+        index = {
+            "tensors": [["w", "f32", [elements], 1, 0, pieces[0], pieces[1:]]],
+            "recipes": [recipe],
+            "digest": digest([piece[3] for piece in pieces]),
+        }
+        with (
+            bounded(),
+            wcodec.open(assemble(payloads, index)) as archive,
+            pytest.raises(CorruptFileError, match="scales"),
+        ):
+            archive.tensor("w")[0:1]
+
+
+def test_symbols_beyond_their_range_are_refused():
+    arrays = {"w": np.ones((8, 8), np.float32), "mask": np.ones(9, bool), "i4": np.ones(7).astype(ml_dtypes.int4)}
+    stream = io.BytesIO()
+    wcodec.encode(wcodec.Model.from_arrays(arrays), stream, Policy(coder="raw", bits=5, min_size=1))
+    for name, bad in (("w", 16), ("mask", 2), ("i4", 8)):
+        data = bytearray(stream.getvalue())
+        index = dissect(bytes(data)).index
+        entry = next(entry for entry in index["tensors"] if entry[0] == name)
+        offset, length, _, _ = entry[6][0]
+        data[offset] = bad
+        entry[6][0][3] = checksum(bytes(data[offset : offset + length]))
+        pieces = [piece for e in index["tensors"] for piece in (e[5], *e[6]) if piece]
+        index["digest"] = digest([piece[3] for piece in pieces])
+        forged = assemble([bytes(data[p[0] : p[0] + p[1]]) for p in pieces], index)
+        with pytest.raises(CorruptFileError, match="symbols beyond"), wcodec.open(forged) as archive:
+            archive[name]
 
 
 def test_a_tensor_too_large_for_any_memory_is_an_error_not_a_crash(archives):

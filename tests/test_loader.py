@@ -1,6 +1,7 @@
 """Archives into arrays and tensors, new ones and the caller's own."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,6 +79,50 @@ def test_names_pick_tensors(data):
     assert list(wcodec.load(data, names=["conv.bias", "nothing*"], strict=False)) == ["conv.bias"]
     with pytest.raises(wcodec.MismatchError, match="nothing is called 'nothing\\*'"):
         wcodec.load(data, names=["conv.bias", "nothing*"])
+
+
+def test_names_with_brackets_are_names_before_they_are_patterns():
+    arrays = {"a[0]": np.zeros(2), "a0": np.ones(2), "b": np.ones(3)}
+    stream = io.BytesIO()
+    wcodec.encode(arrays, stream, Policy(keep=("a[0]",)))
+    assert list(wcodec.load(stream.getvalue(), names=["a[0]"])) == ["a[0]", "a0"]
+    with pytest.raises(wcodec.MismatchError, match="'b' is given, but not named"):
+        wcodec.load(stream.getvalue(), names=["a0"], out={"a0": np.zeros(2), "b": np.zeros(3)})
+
+
+def test_a_state_dict_is_encoded_as_it_is_with_its_ties():
+    shared = torch.arange(12.0).reshape(3, 4)
+    state = {
+        "a": shared,
+        "b": shared,
+        "t": shared.T,
+        "t2": shared.T,
+        "conj": torch.ones(2, dtype=torch.complex64).conj(),
+    }
+    stream = io.BytesIO()
+    wcodec.encode(state, stream, Policy(lossless=True))
+    archive = wcodec.open(stream.getvalue())
+    assert archive.ties == {"b": "a", "t2": "t"}
+    assert np.array_equal(archive["t"], shared.T.numpy())
+    wrongs: list[Any] = [{"x": [1.0]}, {1: shared}, {"m": torch.zeros(2, device="meta")}, {"s": shared.to_sparse()}]
+    for wrong in wrongs:
+        with pytest.raises(wcodec.UsageError):
+            wcodec.encode(wrong, io.BytesIO())
+    with pytest.raises(wcodec.UsageError, match="transcode"):
+        wcodec.encode(archive, io.BytesIO())
+
+
+def test_an_archive_has_its_own_workers_and_an_end(data):
+    archive = wcodec.open(data)
+    assert archive == archive
+    assert archive != wcodec.open(data)
+    with pytest.raises(wcodec.UsageError, match="workers"):
+        wcodec.load(archive, workers=2)
+    archive.close()
+    with pytest.raises(wcodec.UsageError, match="closed"):
+        archive["conv.weight"]
+    with pytest.raises(wcodec.UsageError):
+        wcodec.open(data, workers=0)
 
 
 def test_strict_names_every_difference_before_filling(data):

@@ -12,9 +12,7 @@ from wcodec.coders.base import FrameLimits
 from wcodec.tiling import CHUNK_ELEMENTS, Flat, Grid, Rows, choose_tiling
 
 SHAPES = st.lists(st.integers(1, 12), min_size=0, max_size=5).map(tuple)
-LIMITS = st.sampled_from(
-    [FrameLimits(16, 4096, 2), FrameLimits(64, 4096, 8), FrameLimits(1, 64, 1), FrameLimits(32, 128, 32)]
-)
+LIMITS = st.sampled_from([FrameLimits(16, 4096), FrameLimits(64, 4096), FrameLimits(1, 64), FrameLimits(32, 128)])
 
 
 def numbered(rows: Rows) -> np.ndarray:
@@ -48,13 +46,12 @@ def test_frames_keep_to_the_coders_limits(shape, limits):
     assert isinstance(grid, Grid)
     for side in (grid.height, grid.width):
         assert limits.low <= side <= limits.high
-        assert side % limits.multiple == 0
 
 
 @pytest.mark.parametrize("shape", [(512, 4608), (64, 3, 3, 3), (1000, 1280), (25088, 64), (3, 1 << 21), (96, 1, 3, 3)])
 def test_neighbouring_rows_stay_neighbours_and_little_is_added(shape):
     rows = Rows.of(shape)
-    grid = choose_tiling(rows, FrameLimits(16, 4096, 2))
+    grid = choose_tiling(rows, FrameLimits(16, 4096))
     assert isinstance(grid, Grid)
     assert grid.line % rows.size == 0 or rows.count < 16 or rows.axes > 1
     start, stop = rows.chunks()[0]
@@ -76,6 +73,6 @@ def test_chunks_cover_the_rows_once_and_evenly(shape):
 
 
 def test_a_huge_row_is_cut_along_further_axes():
-    assert Rows.of((2, 3, 1 << 20)) == Rows((2, 3, 1 << 20), 1) or Rows.of((2, 3, 1 << 20)).axes == 2
+    assert Rows.of((2, 3, 1 << 20)).axes == 2
     assert Rows.of((1, 1 << 25)).axes == 2
     assert len(Rows.of((1, 1 << 25)).chunks()) == 32

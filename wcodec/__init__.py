@@ -7,6 +7,7 @@ from wcodec.decode import decode
 from wcodec.diff import Difference, diff
 from wcodec.encode import encode
 from wcodec.errors import (
+    AllocationError,
     CoderError,
     CorruptFileError,
     InputError,
@@ -29,6 +30,7 @@ from wcodec.verify import verify
 from wcodec.workers import Progress
 
 __all__ = [
+    "AllocationError",
     "Archive",
     "ArchivedTensor",
     "CoderError",

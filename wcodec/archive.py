@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from wcodec.archived import ArchivedTensor
-from wcodec.errors import CorruptFileError, UsageError
+from wcodec.errors import InputError, UsageError
 from wcodec.formats.container import ContainerReader
 from wcodec.formats.index import TensorEntry, parse_object
 from wcodec.formats.layout import VERSION
-from wcodec.formats.shards import INDEX_SUFFIX, SUFFIX, ShardedReader
+from wcodec.formats.shards import INDEX_SUFFIX, ShardedReader, index_path
 from wcodec.formats.source import Target, open_source
 from wcodec.model import Array, Model
 from wcodec.recipe import Recipe
-from wcodec.workers import worker_count
+from wcodec.workers import Workers, worker_count
 
 _ONLY = ""
 """Stands for the name of the file where an archive is only one."""
@@ -31,9 +32,11 @@ class Archive(Mapping[str, Array]):
     """
 
     def __init__(self, reader: ContainerReader | ShardedReader, workers: int | None = None) -> None:
-        self._reader = reader
         self._workers = worker_count(workers)
-        self._pool: ThreadPoolExecutor | None = None
+        self._reader = reader
+        self._lock = threading.Lock()
+        self._pool: Workers | None = None
+        self._closed = False
         self._tables: dict[str, dict[str, TensorEntry]] = {}
         self._recipes: dict[tuple[str, int], Recipe] = {}
         if isinstance(reader, ShardedReader):
@@ -42,6 +45,9 @@ class Archive(Mapping[str, Array]):
             self._file_of = {entry.name: _ONLY for entry in reader.index.tensors}
         self.ties: dict[str, str] = dict(reader.index.ties)
         """Names that share the values of another tensor, which is named."""
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         return f"<Archive of {len(self)} tensors in {self.file_bytes:,} bytes>"
@@ -61,13 +67,13 @@ class Archive(Mapping[str, Array]):
         return self.tensor(name).array()
 
     def tensor(self, name: str) -> ArchivedTensor:
-        """A tensor not yet decoded. `UnsupportedError` where its recipe needs a newer version."""
+        """A tensor not yet decoded; `KeyError` for a name that is not in the archive."""
         stored_name = self.ties.get(name, name)
         file = self._file_of[stored_name]
         if file not in self._tables:
             self._tables[file] = {entry.name: entry for entry in self._container(file).index.tensors}
         entry = self._tables[file][stored_name]
-        return ArchivedTensor(name, entry, self._recipe(file, entry.recipe), self._container(file), self.run)
+        return ArchivedTensor(name, entry, self._container(file), partial(self._recipe, file, entry.recipe), self.run)
 
     def tensors(self) -> list[ArchivedTensor]:
         """Every tensor, in order, tied ones once."""
@@ -114,29 +120,35 @@ class Archive(Mapping[str, Array]):
         """The ONNX graph without weights, or None."""
         return self._last().graph()
 
-    def model(self) -> Model:
+    def model(self, *, with_graph: bool = True) -> Model:
         """The archive as a model, decoded while it is being written; the archive must stay open."""
         tensors = [tensor.as_tensor() for tensor in self.tensors()]
-        return Model(tensors, ties=self.ties, graph=self.graph(), metadata=self.metadata)
+        graph = self.graph() if with_graph else None
+        return Model(tensors, ties=self.ties, graph=graph, metadata=self.metadata)
 
-    def check_bytes(self, progress: Callable[[int], None]) -> list[CorruptFileError]:
+    def check_bytes(self, progress: Callable[[int], None]) -> list[InputError]:
         """All damage that checksums and padding show, in file order; `progress` is told of bytes done."""
-        return self._reader.verify(progress)
+        return [*self._reader.verify(progress)]
 
     def run(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
         """`map` over the archive's own threads, which start when there is more than one item."""
         items = list(items)
-        if len(items) < 2 or self._workers == 1:
-            return map(work, items)
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="wcodec")
-        return self._pool.map(work, items)
+        with self._lock:
+            if self._closed:
+                raise UsageError("the archive is closed; open it again")
+            if len(items) < 2 or self._workers == 1:
+                return map(work, items)
+            if self._pool is None:
+                self._pool = Workers(self._workers)
+            return self._pool.map(work, items)
 
     def close(self) -> None:
         """Let go of the files and threads. Arrays already decoded stay valid."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
+        with self._lock:
+            self._closed = True
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
         self._reader.close()
 
     def __enter__(self) -> Self:
@@ -156,15 +168,11 @@ class Archive(Mapping[str, Array]):
 
     def _recipe(self, file: str, number: int) -> Recipe:
         if (file, number) not in self._recipes:
-            where = f"index, recipe {number}"
-            stored = parse_object(self._container(file).index.recipes[number], where)
+            container = self._container(file)
+            where = container.place(f"index, recipe {number}")
+            stored = parse_object(container.index.recipes[number], where)
             self._recipes[file, number] = Recipe.from_json(stored, where)
         return self._recipes[file, number]
-
-
-def _index_beside(path: str | os.PathLike[str]) -> Path:
-    """Where the index of the shards of an archive called `path` would be."""
-    return Path(os.fspath(path).removesuffix(SUFFIX) + INDEX_SUFFIX)
 
 
 def open_archive(target: Target, *, workers: int | None = None) -> Archive:
@@ -174,8 +182,26 @@ def open_archive(target: Target, *, workers: int | None = None) -> Archive:
     meaning one a core. Raises `UsageError` where there is no such file, `CorruptFileError` where it is not a sound
     archive, `UnsupportedError` for one of a newer version.
     """
-    if isinstance(target, str | os.PathLike) and os.fspath(target).partition("?")[0].endswith(INDEX_SUFFIX):
-        return Archive(ShardedReader(target), workers)
-    if isinstance(target, str | os.PathLike) and not Path(target).exists() and _index_beside(target).exists():
-        raise UsageError(f"{os.fspath(target)}: is in shards; open {_index_beside(target)}")
-    return Archive(ContainerReader(open_source(target)), workers)
+    worker_count(workers)
+    if not isinstance(target, str | os.PathLike):
+        return Archive(ContainerReader(open_source(target)), workers)
+    path = os.fspath(target)
+    if path.partition("?")[0].endswith(INDEX_SUFFIX):
+        return Archive(ShardedReader(path), workers)
+    # not Path.exists, which raises for a name that no file can have
+    if not os.path.exists(path) and os.path.exists(index_path(path)):  # noqa: PTH110
+        raise UsageError(f"{path}: is in shards; open {index_path(path)}")
+    source = open_source(path)
+    return Archive(ContainerReader(source, source.name), workers)
+
+
+@contextmanager
+def opened(source: Target | Archive, workers: int | None) -> Iterator[Archive]:
+    """The archive itself, which has its own workers, or one opened for the block; `UsageError` for both at once."""
+    if not isinstance(source, Archive):
+        with open_archive(source, workers=workers) as archive:
+            yield archive
+    elif workers is not None:
+        raise UsageError("an open archive has workers already; name them when it is opened")
+    else:
+        yield source

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
 
-from wcodec.errors import CorruptFileError, MismatchError, UsageError
+from wcodec.errors import AllocationError, CorruptFileError, MismatchError, UsageError
 from wcodec.formats.container import ContainerReader, chunk_place, side_place
 from wcodec.formats.index import Chunk, TensorEntry
 from wcodec.model import BLOCK_BYTES, DTYPES, Array, Tensor
@@ -43,12 +44,12 @@ class ArchivedTensor:
 
     name: str
     entry: TensorEntry
-    recipe: Recipe
     container: ContainerReader
+    find_recipe: Callable[[], Recipe]
     run: Runner
 
     def __repr__(self) -> str:
-        return f"<ArchivedTensor {self.name!r}, {self.dtype} of shape {self.shape}, {self.recipe}>"
+        return f"<ArchivedTensor {self.name!r}, {self.dtype} of shape {self.shape}>"
 
     @property
     def dtype(self) -> str:
@@ -80,6 +81,11 @@ class ArchivedTensor:
         return Rows(self.entry.shape, self.entry.row_axes)
 
     @cached_property
+    def recipe(self) -> Recipe:
+        """How the tensor is stored. `UnsupportedError` where that needs a newer version."""
+        return self.find_recipe()
+
+    @cached_property
     def pieces(self) -> list[Piece]:
         """The tensor's chunks in order."""
         starts = accumulate((chunk.rows for chunk in self.entry.chunks), initial=0)
@@ -89,24 +95,24 @@ class ArchivedTensor:
     def codec(self) -> TensorCodec:
         """The recipe with the tensor's scales, which are read from its side information."""
         codec = TensorCodec(self.dtype, self.rows, self.recipe, self._scales())
-        with locating(f"tensor {self.entry.name!r}"):
+        with locating(self.container.place(f"tensor {self.entry.name!r}")):
             codec.check({piece.chunk.rows for piece in self.pieces})
         return codec
 
     def _scales(self) -> Scales | None:
         where, quantizer, side = side_place(self.entry.name), self.recipe.quantizer, self.entry.side
         if (side is not None) != (isinstance(quantizer, Uniform) and bool(self.pieces)):
-            raise CorruptFileError(where, "is missing, or there without a recipe that needs it")
+            raise CorruptFileError(self.container.place(where), "is missing, or there without a recipe that needs it")
         if side is None or not isinstance(quantizer, Uniform):
             return None
         payload = self.container.payload(side, where)
-        with locating(where):
+        with locating(self.container.place(where)):
             return unpack_scales(payload, quantizer, self.dtype, self.rows)
 
     def array(self, out: Array | None = None) -> Array:
         """The whole tensor, as a new array or in `out`, which must have its dtype and shape and be C-contiguous."""
         if out is None:
-            out = np.empty(self.shape, DTYPES[self.dtype])
+            out = self.empty(self.shape)
         self.check_fits(out)
         self._fill(0, self.rows.count, out)
         return out
@@ -118,10 +124,17 @@ class ArchivedTensor:
         start, stop, step = key.indices(self.shape[0])
         if step != 1:
             raise UsageError(f"tensor {self.name!r}: a range of rows has step 1, not {step}")
-        out = np.empty((max(0, stop - start), *self.shape[1:]), DTYPES[self.dtype])
+        out = self.empty((max(0, stop - start), *self.shape[1:]))
         inner = math.prod(self.shape[1 : self.rows.axes])
         self._fill(start * inner, max(start, stop) * inner, out)
         return out
+
+    def empty(self, shape: tuple[int, ...]) -> Array:
+        """An array of the tensor's dtype, its values not set; `AllocationError` where memory does not suffice."""
+        try:
+            return np.empty(shape, DTYPES[self.dtype])
+        except MemoryError as error:
+            raise AllocationError(f"tensor {self.name!r}: {error}; read it in ranges of rows") from error
 
     def check_fits(self, out: Array) -> None:
         """`MismatchError` unless the tensor can be decoded into `out`."""
@@ -138,7 +151,7 @@ class ArchivedTensor:
         where = chunk_place(self.entry.name, piece.number)
         payload = self.container.payload(piece.chunk, where)
         codec = self.codec
-        with locating(where):
+        with locating(self.container.place(where)):
             codec.decode(payload, piece.start, out)
 
     def symbols(self, rows: tuple[int, int]) -> Array:
@@ -146,8 +159,9 @@ class ArchivedTensor:
         start, stop = rows
         out = np.empty((stop - start, *self.rows.trail), self.codec.symbol_dtype)
         for piece in self._touched(start, stop):
-            payload = self.container.payload(piece.chunk, chunk_place(self.entry.name, piece.number))
-            with locating(chunk_place(self.entry.name, piece.number)):
+            where = chunk_place(self.entry.name, piece.number)
+            payload = self.container.payload(piece.chunk, where)
+            with locating(self.container.place(where)):
                 symbols = self.codec.decode_symbols(payload, piece.chunk.rows)
             begin, end = max(piece.start, start), min(piece.stop, stop)
             out[begin - start : end - start] = symbols[begin - piece.start : end - piece.start]
@@ -162,7 +176,7 @@ class ArchivedTensor:
     def _read_elements(self, start: int, stop: int) -> Array:
         size = max(1, self.rows.size)
         first, last = start // size, -(-stop // size)
-        out = np.empty((last - first, *self.rows.trail), DTYPES[self.dtype])
+        out = self.empty((last - first, *self.rows.trail))
         self._fill(first, last, out)
         for piece in self._touched(first, last):
             self.container.release(piece.chunk)
@@ -182,7 +196,10 @@ class ArchivedTensor:
                 self.decode_piece(piece, whole)
                 place[...] = whole[begin - piece.start : end - piece.start]
 
-        for _ in self.run(decode, self._touched(start, stop)):
+        touched = self._touched(start, stop)
+        if touched:
+            self.codec  # noqa: B018, read once, before the threads all want it
+        for _ in self.run(decode, touched):
             pass
 
     def _touched(self, start: int, stop: int) -> list[Piece]:

@@ -35,8 +35,8 @@ _SMALLEST_VIDEO = 4096
 _SAMPLES = 8
 """Chunks of a tensor that `auto` codes with every coder still in question; all, in tensors of up to 8 M elements."""
 
-_HOPELESS = 1.02
-"""A coder whose first chunk is larger than the smallest by this factor is not tried on others."""
+_HOPELESS = {0: 1.05, 2: 1.02}
+"""A coder is tried no further when after so many more chunks than one its size is that much above the smallest."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ def choose(codec: TensorCodec, symbols: Symbols, policy: Policy, run: Runner = m
     """
     if not codec.rows.chunks():
         return Choice(codec.with_coder(Raw()))
-    candidates = _candidates(codec.symbol_dtype, codec.bits, _size(codec), policy, codec.scales is not None)
+    candidates = _candidates(codec, policy)
     if len(candidates) == 1:
         return Choice(codec.with_coder(candidates[0]))
     return _smallest([codec.with_coder(coder) for coder in candidates], symbols, run)
@@ -62,7 +62,10 @@ def choose(codec: TensorCodec, symbols: Symbols, policy: Policy, run: Runner = m
 
 def _smallest(codecs: list[TensorCodec], symbols: Symbols, run: Runner) -> Choice:
     chunks = codecs[0].rows.chunks()
-    sample = chunks[:: math.ceil(len(chunks) / _SAMPLES)]
+    spread = chunks[:: math.ceil(len(chunks) / _SAMPLES)]
+    middle = len(spread) // 2
+    # the ends of a tensor, such as unused rows, are the least like the rest
+    sample = [*spread[middle:], *spread[:middle]]
     choices = [Choice(codec) for codec in codecs]
     for place, chunk in enumerate(sample):
         attempts = run(partial(_attempt, symbols(chunk)), choices)
@@ -71,8 +74,8 @@ def _smallest(codecs: list[TensorCodec], symbols: Symbols, run: Runner) -> Choic
                 choice.payloads[chunk[0]] = payload
         choices = [choice for choice in choices if len(choice.payloads) == place + 1]
         sizes = [sum(map(len, choice.payloads.values())) for choice in choices]
-        if place == 0:
-            choices = [c for c, size in zip(choices, sizes, strict=True) if size <= _HOPELESS * min(sizes)]
+        if place in _HOPELESS:
+            choices = [c for c, size in zip(choices, sizes, strict=True) if size <= _HOPELESS[place] * min(sizes)]
         if len(choices) == 1:
             return choices[0]
     return min(choices, key=lambda choice: sum(map(len, choice.payloads.values())))
@@ -86,18 +89,18 @@ def _attempt(symbols: Array, choice: Choice) -> bytes | None:
         return None
 
 
-def _candidates(dtype: np.dtype[Any], bits: int, size: int, policy: Policy, quantized: bool) -> list[Coder]:
+def _candidates(codec: TensorCodec, policy: Policy) -> list[Coder]:
     """The coders to try. A named coder that cannot hold a kept tensor leaves it to the lossless byte coders."""
+    dtype, bits, quantized = codec.symbol_dtype, codec.bits, codec.scales is not None
     if policy.coder != "auto":
         coder = named_coder(policy.coder, dtype, bits, policy.qp if quantized else None, policy.level)
         if coder is not None:
             return [coder]
         if quantized:
-            raise UsageError(
-                f"{policy.coder} has no form for symbols of {bits} bits; choose another coder, or fewer bits"
-            )
-    coders = [Raw(), *(Zstd.suited(level, dtype, bits) for level in _TRIAL_LEVELS), Floats(DEFAULT_LEVEL)]
-    if policy.coder == "auto" and size >= _SMALLEST_VIDEO:
+            hint = "keep the tensors (lossless)" if policy.coder == "floats" else "take another coder, or fewer bits"
+            raise UsageError(f"{policy.coder} has no form for integer symbols of {bits} bits; {hint}")
+    coders = [Raw(), *(Zstd.suited(level, dtype, bits) for level in _TRIAL_LEVELS), *map(Floats, _TRIAL_LEVELS)]
+    if policy.coder == "auto" and math.prod(codec.rows.shape) >= _SMALLEST_VIDEO:
         coders += [coder for name in VIDEO_CODERS if (coder := named_coder(name, dtype, bits, None, None))]
     return [coder for coder in coders if coder.takes(dtype, bits)]
 
@@ -113,7 +116,3 @@ def named_coder(name: str, dtype: np.dtype[Any], bits: int, qp: int | None, leve
     else:
         coder = Floats(level or DEFAULT_LEVEL) if kind is Floats else Raw()
     return coder if coder.takes(dtype, bits) else None
-
-
-def _size(codec: TensorCodec) -> int:
-    return codec.rows.count * codec.rows.size

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from wcodec.archive import Archive, open_archive
-from wcodec.formats import write_model
+from wcodec.archive import Archive, opened
+from wcodec.formats import format_of, write_model
 from wcodec.formats.source import Target
 from wcodec.model import Array, Model, Tensor
 from wcodec.workers import Progress, ProgressCallback
@@ -27,14 +27,10 @@ def decode(
     a graph; `CorruptFileError` for a damaged archive; `OutputError` where writing fails, the old target left intact.
     """
     check_different(source, target)
-    if not isinstance(source, Archive):
-        with open_archive(source, workers=workers) as archive:
-            decode(archive, target, progress=progress)
-        return
-    model = source.model()
-    if progress is not None:
-        model = _watched(model, progress)
-    write_model(model, target)
+    file_format = format_of(target)
+    with opened(source, workers) as archive:
+        model = archive.model(with_graph=file_format.has_graph)
+        write_model(model if progress is None else _watched(model, progress), target)
 
 
 def _watched(model: Model, progress: ProgressCallback) -> Model:

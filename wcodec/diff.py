@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from wcodec.archive import Archive, open_archive
-from wcodec.errors import CorruptFileError
+from wcodec.archive import Archive, opened
 from wcodec.formats import read_model
-from wcodec.formats.shards import INDEX_SUFFIX, SUFFIX
+from wcodec.formats.shards import is_archive
+from wcodec.formats.source import Target
 from wcodec.model import Array, Model, Tensor
 from wcodec.workers import Progress, ProgressCallback
 
-Source = str | os.PathLike[str] | Archive | Model
+Source = Target | Archive | Model
 
 _STEP = 1 << 20
 """Elements compared at a time."""
@@ -58,65 +57,48 @@ def diff(
 
 def _tensors(source: Source, stack: ExitStack, workers: int | None) -> dict[str, Tensor]:
     if isinstance(source, Model):
-        return _by_name(source)
-    if isinstance(source, Archive):
-        return _by_name(source.model())
-    path = os.fspath(source)
-    with _naming(path):
-        if path.partition("?")[0].endswith((SUFFIX, INDEX_SUFFIX)):
-            model = stack.enter_context(open_archive(path, workers=workers)).model()
-        else:
-            model = stack.enter_context(read_model(path))
-    return {name: _named(path, tensor) for name, tensor in _by_name(model).items()}
-
-
-def _by_name(model: Model) -> dict[str, Tensor]:
-    tensors = {tensor.name: tensor for tensor in model.tensors}
-    return tensors | {name: tensors[target] for name, target in model.ties.items()}
-
-
-def _named(path: str, tensor: Tensor) -> Tensor:
-    """The tensor, with errors that say which of two files they are about."""
-
-    def read(start: int, stop: int) -> Array:
-        with _naming(path):
-            return tensor.read(start, stop)
-
-    return replace(tensor, read=read)
-
-
-@contextmanager
-def _naming(path: str) -> Iterator[None]:
-    try:
-        yield
-    except CorruptFileError as error:
-        where = error.where if path in error.where else f"{path}: {error.where}"
-        raise CorruptFileError(where, error.problem) from error
+        return source.by_name()
+    if isinstance(source, str | os.PathLike) and not is_archive(source):
+        return stack.enter_context(read_model(source)).by_name()
+    return stack.enter_context(opened(source, workers)).model(with_graph=False).by_name()
 
 
 def _compare(name: str, a: Tensor, b: Tensor) -> Difference:
     if a.shape != b.shape:
         return Difference(name, "shape")
     same, signal, noise, largest = a.dtype == b.dtype, 0.0, 0.0, 0.0
-    for start in range(0, a.size, _STEP):
-        left, right = (tensor.read(start, min(start + _STEP, a.size)) for tensor in (a, b))
-        signal += _power(_wide(left))
-        if a.dtype == b.dtype and np.array_equal(left.view(np.uint8), right.view(np.uint8)):
-            continue
-        same = False
-        error = _wide(left) - _wide(right)
-        error[np.isnan(_wide(left)) & np.isnan(_wide(right))] = 0
-        noise += _power(error)
-        largest = max(largest, float(np.abs(error).max()))
+    step = a.step or b.step or _STEP
+    for start in range(0, a.size, step):
+        left, right = (tensor.read(start, min(start + step, a.size)) for tensor in (a, b))
+        alike = a.dtype == b.dtype and np.array_equal(left.view(np.uint8), right.view(np.uint8))
+        same = same and alike
+        for place in range(0, len(left), _STEP):
+            wide, other = (_wide(values[place : place + _STEP]) for values in (left, right))
+            signal += _power(wide)
+            if not alike:
+                with np.errstate(invalid="ignore", over="ignore"):
+                    error = np.where((wide == other) | (np.isnan(wide) & np.isnan(other)), 0, wide - other)
+                # an infinity or a NaN against a number is as far off as can be
+                error[~np.isfinite(error)] = np.inf
+                noise, largest = noise + _power(error), max(largest, float(np.abs(error).max()))
     if same:
         return Difference(name, "same")
-    ratio = math.inf if noise == 0 else -math.inf if signal == 0 else 10 * math.log10(signal / noise)
+    ratio = math.inf if noise == 0 else -math.inf if signal == 0 or math.isinf(noise) else _decibels(signal / noise)
     return Difference(name, "values" if a.dtype == b.dtype else "dtype", largest, ratio)
 
 
+def _decibels(ratio: float) -> float:
+    return 10 * math.log10(ratio) if ratio > 0 else -math.inf
+
+
 def _wide(values: Array) -> Array:
-    return values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)
+    """Values as floats that hold every difference: longdouble for 64-bit integers, which doubles do not hold."""
+    if values.dtype.kind == "c":
+        return values.astype(np.complex128)
+    return values.astype(np.longdouble if values.dtype.kind in "iu" and values.itemsize == 8 else np.float64)
 
 
 def _power(values: Array) -> float:
-    return float(np.nansum(np.square(np.abs(values))))
+    """The sum of squares of what is finite, or infinity if an error is."""
+    with np.errstate(over="ignore"):
+        return float(np.square(np.abs(values[~np.isnan(values)])).sum())

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from wcodec.archive import Archive
 from wcodec.choose import Symbols
 from wcodec.coders.raw import Raw
-from wcodec.errors import NonFiniteError
+from wcodec.errors import NonFiniteError, UsageError
 from wcodec.fitting import fit_scales
 from wcodec.formats import read_model
 from wcodec.jobs import Job, run_jobs
@@ -20,7 +21,7 @@ from wcodec.recipe import Recipe
 from wcodec.scales import Keep
 from wcodec.tensors import model_of
 from wcodec.tiling import Flat, Rows
-from wcodec.workers import ProgressCallback, Runner, worker_pool
+from wcodec.workers import ProgressCallback, Runner, Workers
 from wcodec.writing import Destination, archive_writer, check_different
 
 
@@ -43,13 +44,15 @@ def encode(
     Raises `InputError` for a source that is not what it claims to be, `NonFiniteError` for a NaN or an infinity in
     a tensor to be quantized, `UsageError` for a policy that does not fit, `OutputError` where writing fails.
     """
-    check_different(source, target)
+    check_different(source, target, shard_size)
     with ExitStack() as stack:
+        if isinstance(source, Archive):
+            raise UsageError("an archive is encoded already; transcode or decode it")
         if isinstance(source, Mapping):
             source = model_of(source)
         model = source if isinstance(source, Model) else stack.enter_context(read_model(source))
         policy.check_patterns(model.tensors)
-        pool = stack.enter_context(worker_pool(workers))
+        pool = stack.enter_context(Workers(workers))
         writer = stack.enter_context(archive_writer(target, shard_size))
         run_jobs([_job(tensor, policy) for tensor in model.tensors], policy, pool, writer, progress)
         if model.graph is not None:

@@ -9,7 +9,8 @@
     ├── NonFiniteError             1  a NaN or an infinity where quantization needs numbers
     ├── CoderError                 1  a coder could not store the symbols, or not without loss
     ├── MismatchError              1  names, shapes or dtypes differ from what was asked for
-    └── OutputError                1  the target could not be written
+    ├── OutputError                1  the target could not be written
+    └── AllocationError            1  there is not enough memory for a tensor
 
 Exceptions of other packages are mapped into this tree where they arise, and kept as `__cause__`.
 """
@@ -73,3 +74,7 @@ class MismatchError(WcodecError):
 
 class OutputError(WcodecError, OSError):
     """The target could not be written; what stood there before is untouched."""
+
+
+class AllocationError(WcodecError, MemoryError):
+    """There is not enough memory for a tensor; names it and its size."""

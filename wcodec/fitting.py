@@ -7,8 +7,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from wcodec.errors import NonFiniteError
-from wcodec.model import Array, Tensor
+from wcodec.errors import NonFiniteError, UsageError
+from wcodec.model import FLOATS, Array, Tensor
 from wcodec.scales import (
     Scales,
     Uniform,
@@ -29,22 +29,25 @@ _FINE = np.linspace(-0.04, 0.04, 9)
 
 
 def fit_scales(tensor: Tensor, quantizer: Uniform, run: Runner = map) -> Scales:
-    """The scales of a float tensor, in one pass over its chunks for "max" and three for "mse".
+    """The scales of a float tensor, in one pass over its chunks for "max" and some thirty for "mse".
 
-    Raises `NonFiniteError` naming the tensor and the position of its first NaN or infinity.
+    Raises `NonFiniteError` naming the tensor and the position of its first NaN or infinity, `UsageError` for a tensor
+    that is not of floats or not of as many axes as the quantizer has blocks.
     """
+    if tensor.dtype not in FLOATS or len(quantizer.block) != len(tensor.shape):
+        raise UsageError(f"tensor {tensor.name!r}, {tensor.dtype} of shape {tensor.shape}, does not fit {quantizer}")
     rows = Rows.of(tensor.shape)
     low, high = _extremes(tensor, rows, quantizer.block, run)
     largest = scale_dtype(tensor.dtype).type(ml_dtypes.finfo(tensor.numpy_dtype).max)
-    if quantizer.fit == "max":
-        return _scales(quantizer, rows, low, high, largest)
     best = np.ones_like(low)
-    for spread in (_COARSE - 1.0, _FINE):
-        factors = [np.clip(best + offset, 0.05, 1.0) for offset in spread.astype(low.dtype)]
-        candidates = [_scales(quantizer, rows, low * f, high * f, largest) for f in factors]
-        errors = _squared_errors(tensor, quantizer, candidates, run)
-        choice = np.argmin(errors, axis=0)
-        best = np.take_along_axis(np.stack(factors), choice[None], axis=0)[0]
+    for spread in (_COARSE - 1.0, _FINE) if quantizer.fit == "mse" else ():
+        middle, least = best, np.full(low.shape, np.inf)
+        for offset in spread.astype(low.dtype):
+            factor = np.clip(middle + offset, 0.05, 1.0).astype(low.dtype)
+            scales = _scales(quantizer, rows, low * factor, high * factor, largest)
+            error = _squared_error(tensor, quantizer, scales, run)
+            best = np.where(error < least, factor, best)
+            least = np.minimum(error, least)
     return _scales(quantizer, rows, low * best, high * best, largest)
 
 
@@ -92,27 +95,22 @@ def _extremes(tensor: Tensor, rows: Rows, block: tuple[int, ...], run: Runner) -
     return low, high
 
 
-def _squared_errors(tensor: Tensor, quantizer: Uniform, candidates: list[Scales], run: Runner) -> Array:
-    """Squared error of every candidate in every block, shape (candidates, *grid), in float64."""
-    rows = candidates[0].rows
-    totals = np.zeros((len(candidates), *candidates[0].scale.shape))
+def _squared_error(tensor: Tensor, quantizer: Uniform, scales: Scales, run: Runner) -> Array:
+    """The squared error that these scales make in every block, of the block grid's shape, in float64."""
+    rows = scales.rows
+    total = np.zeros(scales.scale.shape)
 
-    def of_chunk(chunk: tuple[int, int]) -> list[Array]:
-        values = read_rows(tensor, rows, *chunk).astype(candidates[0].scale.dtype)
-        decoded = np.empty_like(values)
-        found = []
-        for scales in candidates:
-            dequantize_rows(quantize_rows(values, quantizer, scales, chunk[0]), scales, chunk[0], decoded)
-            decoded -= values
-            found.append(_reduce(np.add, np.square(decoded, dtype=np.float64), rows, quantizer.block))
-        return found
+    def of_chunk(chunk: tuple[int, int]) -> Array:
+        values = read_rows(tensor, rows, *chunk).astype(scales.scale.dtype)
+        error = np.empty_like(values)
+        dequantize_rows(quantize_rows(values, quantizer, scales, chunk[0]), scales, chunk[0], error)
+        error -= values
+        return _reduce(np.add, np.square(error, dtype=np.float64), rows, quantizer.block)
 
     chunks = rows.chunks()
-    for chunk, found in zip(chunks, run(of_chunk, chunks), strict=True):
-        index = lead_index(rows, quantizer.block, *chunk)
-        for total, part in zip(totals, found, strict=True):
-            np.add.at(lead_view(total, rows), index, part)
-    return totals
+    for chunk, part in zip(chunks, run(of_chunk, chunks), strict=True):
+        np.add.at(lead_view(total, rows), lead_index(rows, quantizer.block, *chunk), part)
+    return total
 
 
 def _reduce(ufunc: np.ufunc, values: Array, rows: Rows, block: tuple[int, ...]) -> Array:
@@ -130,5 +128,5 @@ def _refuse(tensor: Tensor, rows: Rows, values: Array, start: int) -> None:
     position = tuple(int(i) for i in np.unravel_index(start * rows.size + place, tensor.shape))
     raise NonFiniteError(
         f"tensor {tensor.name!r} holds {values.reshape(-1)[place]} at {position}; "
-        "mend the model, or store such tensors losslessly (--lossless-nonfinite)"
+        "mend the model, or let such tensors be stored losslessly"
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
-
-import numpy as np
 
 from wcodec.choose import Choice, Symbols, choose
 from wcodec.model import DTYPES
@@ -16,7 +15,7 @@ from wcodec.policy import Policy
 from wcodec.scales import Uniform
 from wcodec.side import pack_scales
 from wcodec.tiling import Rows
-from wcodec.workers import Progress, ProgressCallback, Runner, ordered
+from wcodec.workers import Progress, ProgressCallback, Runner, Workers, ordered
 from wcodec.writing import Writer
 
 
@@ -31,7 +30,7 @@ class Job:
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=object)) * DTYPES[self.dtype].itemsize
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,7 @@ class _Coded:
     payloads: Iterable[tuple[int, bytes]]
 
 
-def run_jobs(
-    jobs: list[Job], policy: Policy, pool: ThreadPoolExecutor, writer: Writer, progress: ProgressCallback | None
-) -> None:
+def run_jobs(jobs: list[Job], policy: Policy, pool: Workers, writer: Writer, progress: ProgressCallback | None) -> None:
     """Code every job's tensor by `policy`'s coder and write it. Holds a few chunks a worker, never a model."""
     total, done = sum(job.nbytes for job in jobs), 0
     for coded in _coded(jobs, policy, pool):
@@ -61,12 +58,12 @@ def run_jobs(
         writer.add_tensor(job.name, job.dtype, job.shape, row_axes=rows.axes, recipe=coded.codec.recipe.to_json())
 
 
-def _coded(jobs: list[Job], policy: Policy, pool: ThreadPoolExecutor) -> Iterator[_Coded]:
+def _coded(jobs: list[Job], policy: Policy, pool: Workers) -> Iterator[_Coded]:
     waiting: deque[Future[_Coded]] = deque()
     for job in jobs:
         if len(Rows.of(job.shape).chunks()) <= 1:
             waiting.append(pool.submit(_code_small, job, policy))
-            if len(waiting) > 2 * pool._max_workers:
+            if len(waiting) > 2 * pool.count:
                 yield waiting.popleft().result()
         else:
             choice, symbols = _choose(job, policy, pool.map)
@@ -87,7 +84,7 @@ def _code_small(job: Job, policy: Policy) -> _Coded:
     return _Coded(job, choice.codec, [_code_chunk(choice, symbols, chunk) for chunk in choice.codec.rows.chunks()])
 
 
-def _code_chunks(choice: Choice, symbols: Symbols, pool: ThreadPoolExecutor) -> Iterator[tuple[int, bytes]]:
+def _code_chunks(choice: Choice, symbols: Symbols, pool: Workers) -> Iterator[tuple[int, bytes]]:
     return ordered(pool, lambda chunk: _code_chunk(choice, symbols, chunk), choice.codec.rows.chunks())
 
 

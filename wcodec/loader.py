@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import numpy as np
 
-from wcodec.archive import Archive, open_archive
+from wcodec.archive import Archive, opened
 from wcodec.archived import ArchivedTensor, Piece
 from wcodec.errors import MismatchError, UsageError
 from wcodec.formats.source import Target
 from wcodec.model import DTYPES, Array
+from wcodec.policy import matches
 from wcodec.tensors import array_of, empty_tensor
 from wcodec.workers import Progress, ProgressCallback
 
@@ -39,27 +39,27 @@ def load(
     """
     if device not in ("cpu", "torch"):
         raise UsageError(f"unknown device {device!r}; there are 'cpu' and 'torch'")
-    if not isinstance(source, Archive):
-        with open_archive(source, workers=workers) as archive:
-            return load(archive, device, out=out, names=names, strict=strict, progress=progress)
-    wanted = [source.tensor(name) for name in _wanted(source, names, out, strict)]
-    result = _allocate(wanted, device) if out is None else {tensor.name: out[tensor.name] for tensor in wanted}
-    arrays = {name: array_of(name, given) for name, given in result.items()}
-    _check_fit(wanted, arrays)
-    _fill(source, wanted, arrays, progress)
+    with opened(source, workers) as archive:
+        wanted = [archive.tensor(name) for name in _wanted(archive, names, out, strict)]
+        result = _allocate(wanted, device) if out is None else {tensor.name: out[tensor.name] for tensor in wanted}
+        arrays = {name: array_of(name, given) for name, given in result.items()}
+        _check_fit(wanted, arrays)
+        _fill(archive, wanted, arrays, progress)
     return result
 
 
 def _wanted(archive: Archive, names: Iterable[str] | None, out: Mapping[str, Any] | None, strict: bool) -> list[str]:
     """The names to decode, in the archive's order; `MismatchError` where `strict` does not allow a difference."""
-    wanted = list(archive)
-    problems: list[str] = []
-    if names is not None:
-        patterns = [names] if isinstance(names, str) else list(names)
-        problems += [f"nothing is called {p!r}" for p in patterns if not any(fnmatchcase(n, p) for n in archive)]
-        wanted = [name for name in archive if any(name == p or fnmatchcase(name, p) for p in patterns)]
+    patterns = {"*"} if names is None else {names} if isinstance(names, str) else set(names)
+    exact = {pattern for pattern in patterns if pattern in archive}
+    globs = [pattern for pattern in patterns if set(pattern) & set("*?[")]
+    wanted = [name for name in archive if name in exact or any(matches(name, glob) for glob in globs)]
+    idle = [p for p in sorted(patterns - exact) if p not in globs or not any(matches(name, p) for name in wanted)]
+    problems = [f"nothing is called {pattern!r}" for pattern in idle if names is not None]
+    picked = set(wanted)
     if out is not None:
         problems += [f"{name!r} is not in the archive" for name in out if name not in archive]
+        problems += [f"{name!r} is given, but not named" for name in out if name in archive and name not in picked]
         problems += [f"nothing was given for {name!r}" for name in wanted if name not in out]
         wanted = [name for name in wanted if name in out]
     if strict and problems:
@@ -72,13 +72,7 @@ def _allocate(wanted: list[ArchivedTensor], device: str) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for tensor in wanted:
         if tensor.entry.name not in made:
-            try:
-                if device == "torch":
-                    made[tensor.entry.name] = empty_tensor(tensor.name, tensor.dtype, tensor.shape)
-                else:
-                    made[tensor.entry.name] = np.empty(tensor.shape, DTYPES[tensor.dtype])
-            except (MemoryError, RuntimeError) as error:
-                raise MismatchError(f"tensor {tensor.name!r} needs {tensor.nbytes} bytes of memory: {error}") from error
+            made[tensor.entry.name] = empty_tensor(tensor) if device == "torch" else tensor.empty(tensor.shape)
     return {tensor.name: made[tensor.entry.name] for tensor in wanted}
 
 
@@ -98,6 +92,8 @@ def _fill(
 ) -> None:
     """Decode every tensor once; names tied to it get a copy where they have an array of their own."""
     first = {tensor.entry.name: tensor for tensor in reversed(wanted)}
+    for _ in archive.run(lambda tensor: tensor.codec, first.values()):
+        pass
     work = [(tensor, piece) for tensor in first.values() for piece in tensor.pieces]
     total, done = sum(tensor.nbytes for tensor in first.values()), 0
 

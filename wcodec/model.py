@@ -159,14 +159,20 @@ class Model:
         """A model of arrays in memory; the same array object under two names becomes one tensor and a tie."""
         tensors: list[Tensor] = []
         ties: dict[str, str] = {}
+        held = dict(arrays)
         first: dict[int, str] = {}
-        for name, array in arrays.items():
+        for name, array in held.items():
             if id(array) in first:
                 ties[name] = first[id(array)]
             else:
                 first[id(array)] = name
                 tensors.append(Tensor.from_array(name, array))
         return cls(tensors, ties=ties, metadata=metadata)
+
+    def by_name(self) -> dict[str, Tensor]:
+        """Every name's tensor, tied names last."""
+        tensors = {tensor.name: tensor for tensor in self.tensors}
+        return tensors | {name: tensors[target] for name, target in self.ties.items()}
 
     @property
     def nbytes(self) -> int:

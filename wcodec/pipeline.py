@@ -50,6 +50,8 @@ class TensorCodec:
         """`CorruptFileError` unless a recipe from a file fits the tensor and its chunks of these many rows."""
         if isinstance(self.recipe.quantizer, Uniform) and self.dtype not in FLOATS:
             raise CorruptFileError("recipe", f"quantizes a tensor of {self.dtype}")
+        if isinstance(self.recipe.quantizer, Keep) and not self.recipe.coder.lossless:
+            raise CorruptFileError("recipe", "keeps a tensor by a lossy coder")
         if not self.recipe.coder.takes(self.symbol_dtype, self.bits):
             raise CorruptFileError("recipe", f"{self.recipe.coder.id} cannot hold symbols of {self.symbol_dtype}")
         for rows in chunk_rows:
@@ -89,14 +91,32 @@ class TensorCodec:
         in_place = out is not None and tiling.in_place
         frames = out.reshape(shape) if out is not None and in_place else np.empty(shape, self.symbol_dtype)
         self.recipe.coder.decode(payload, frames)
-        if not self.recipe.coder.lossless and not isinstance(self.recipe.quantizer, Keep):
-            np.clip(frames, self.recipe.quantizer.lowest, self.recipe.quantizer.highest, out=frames)
         symbols = tiling.untile(frames, rows, self.rows.size).reshape(rows, *self.rows.trail)
+        self._bound(symbols)
         if out is None:
             return symbols
         if not in_place:
             out[...] = symbols
         return out
+
+    def _bound(self, symbols: Array) -> None:
+        """Move what a lossy coder gave back into the range of symbols, and refuse what a lossless one did beyond."""
+        ends = self._ends()
+        if ends is None:
+            return
+        low, high = ends
+        if not self.recipe.coder.lossless:
+            np.clip(symbols, low, high, out=symbols)
+            return
+        numbers = symbols.view(np.uint8) if symbols.dtype == np.bool_ else symbols
+        if numbers.min() < low or numbers.max() > high:
+            raise CorruptFileError(f"{self.recipe.coder.id} payload", f"holds symbols beyond {low} to {high}")
+
+    def _ends(self) -> tuple[int, int] | None:
+        """The least and the greatest symbol, where the symbols' dtype goes further."""
+        if isinstance(self.recipe.quantizer, Uniform):
+            return self.recipe.quantizer.lowest, self.recipe.quantizer.highest
+        return {"bool": (0, 1), "i4": (-8, 7), "u4": (0, 15)}.get(self.dtype)
 
     def decode(self, payload: bytes | memoryview, start: int, out: Array) -> None:
         """A chunk's bytes to numbers in `out`, C-contiguous, of the tensor's dtype and shape (rows, *row).

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
-from wcodec.coders import CODERS
+from wcodec.coders import CODERS, Coder
+from wcodec.coders.video import QuantizedVideo
 from wcodec.errors import UsageError
 from wcodec.model import FLOATS, Tensor
-from wcodec.scales import Keep, Quantizer, Uniform
+from wcodec.scales import Fit, Keep, Quantizer, Uniform
 
 Granularity = Literal["tensor", "channel", "group"]
-Fit = Literal["max", "mse"]
+
+_LEAST_IN_CHANNEL = 8
+"""Elements below which a scale of their own costs more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,10 @@ class Policy:
     `per` says what a scale serves: the tensor, one index of `axis` (None: the axis of output channels), or `group_size`
     consecutive indices of `axis` (None: the axis of inputs, after or before that of output channels), for every index
     of the axes before it and of the output channels, and over all of the axes after it. A tensor without axes to
-    choose from has one scale. `coder` is "auto" or a coder's id; `qp` makes a video coder lossy, for quantized tensors
-    only. `level` is that of the coders `zstd` and `floats`.
+    choose from, or with fewer than 8 elements a channel, has one scale.
+
+    `coder` is "auto" or a coder's id; `qp` makes a video coder lossy, for quantized tensors only. `level` is that of
+    the coders `zstd` and `floats`.
     """
 
     bits: int = 8
@@ -48,32 +53,37 @@ class Policy:
     level: int | None = None
 
     def __post_init__(self) -> None:
+        for problem in (*self._mistyped(), *self._out_of_range()):
+            raise UsageError(problem)
+
+    def _mistyped(self) -> Iterator[str]:
         if self.per not in get_args(Granularity) or self.fit not in get_args(Fit):
-            raise UsageError(
-                f"per={self.per!r}, fit={self.fit!r}: known are {get_args(Granularity)} and {get_args(Fit)}"
-            )
+            yield f"per={self.per!r}, fit={self.fit!r}: known are {get_args(Granularity)} and {get_args(Fit)}"
         if any(isinstance(patterns, str) for patterns in (self.keep, self.quantize)):
-            raise UsageError("keep and quantize are sequences of patterns; put a single one into a tuple")
-        if not 2 <= self.bits <= 16:
-            raise UsageError(f"{self.bits} bits: a symbol has 2 to 16")
+            yield "keep and quantize are sequences of patterns; put a single one into a tuple"
+        numbers = (self.bits, self.group_size, self.min_size, self.axis, self.qp, self.level)
+        if any(type(number) not in (int, type(None)) for number in numbers):
+            yield f"bits, group_size, min_size, axis, qp and level are whole numbers, not {numbers}"
         if self.coder != "auto" and self.coder not in CODERS:
-            raise UsageError(f"unknown coder {self.coder!r}; there are auto, {', '.join(sorted(CODERS))}")
-        if self.qp is not None and "qp" not in getattr(CODERS.get(self.coder), "__struct_fields__", ()):
-            raise UsageError(
-                f"qp is for lossy video coders, and {self.coder} is not one; name one of h264, hevc, av1, vp9"
-            )
-        if self.group_size < 2:
-            raise UsageError(f"a group of {self.group_size}: a group has 2 or more elements")
+            yield f"unknown coder {self.coder!r}; there are auto, {', '.join(sorted(CODERS))}"
+
+    def _out_of_range(self) -> Iterator[str]:
+        if not 2 <= self.bits <= 16:
+            yield f"{self.bits} bits: a symbol has 2 to 16"
+        if self.min_size < 0 or self.group_size < 2:
+            yield f"min_size {self.min_size}, group_size {self.group_size}: they are at least 0 and 2"
+        if self.qp is not None and not issubclass(CODERS.get(self.coder, Coder), QuantizedVideo):
+            yield f"qp is for lossy video coders, and {self.coder} is not one; name one of h264, hevc, av1, vp9"
+        if self.qp is not None and self.lossless:
+            yield "qp makes a coder lossy, so it contradicts lossless; leave one out"
         if self.level is not None and not (1 <= self.level <= 22 and self.coder in ("zstd", "floats")):
-            raise UsageError(f"level {self.level}: the coders zstd and floats take levels of 1 to 22, others none")
-        if self.lossless and self.qp is not None:
-            raise UsageError("qp makes a coder lossy, so it contradicts lossless; leave one out")
+            yield f"level {self.level}: the coders zstd and floats take levels of 1 to 22, others none"
 
     def quantizer(self, tensor: Tensor) -> Quantizer:
         """What happens to a tensor before it is coded. `UsageError` if `axis` is not one of the tensor's."""
-        if self.lossless or tensor.dtype not in FLOATS or _matches(tensor.name, self.keep):
+        if self.lossless or tensor.dtype not in FLOATS or _matches_any(tensor.name, self.keep):
             return Keep()
-        if not _matches(tensor.name, self.quantize) and (len(tensor.shape) < 2 or tensor.size < self.min_size):
+        if not _matches_any(tensor.name, self.quantize) and (len(tensor.shape) < 2 or tensor.size < self.min_size):
             return Keep()
         return Uniform(self.bits, self.symmetric, self._block(tensor), self.fit)
 
@@ -81,11 +91,11 @@ class Policy:
         """`UsageError` for a pattern that no name matches, or that asks to quantize what is not of floats."""
         names = [tensor.name for tensor in tensors]
         for pattern in (*self.keep, *self.quantize):
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise UsageError(f"no tensor is called {pattern!r}; the first of {len(names)} is {names[0]!r}")
+            if not any(matches(name, pattern) for name in names):
+                raise UsageError(f"no tensor is called {pattern!r}; there are {len(names)}, such as {names[:1]}")
         floats = [tensor.name for tensor in tensors if tensor.dtype in FLOATS]
         for pattern in self.quantize:
-            if not any(fnmatchcase(name, pattern) for name in floats):
+            if not any(matches(name, pattern) for name in floats):
                 raise UsageError(
                     f"no tensor called {pattern!r} is of f16, bf16, f32 or f64, and only those are quantized"
                 )
@@ -98,6 +108,8 @@ class Policy:
             return (0,) * rank
         if self.per == "channel":
             axis = channel if self.axis is None else self.axis % rank
+            if tensor.size < _LEAST_IN_CHANNEL * tensor.shape[axis]:
+                return (0,) * rank
             return tuple(int(place == axis) for place in range(rank))
         axis = min(channel + 1 if channel == 0 else channel - 1, rank - 1) if self.axis is None else self.axis % rank
         before = [int(place < axis or place == channel) for place in range(rank)]
@@ -107,5 +119,10 @@ class Policy:
 DEFAULT_POLICY = Policy()
 
 
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern is a tensor's name or, read as a shell pattern, fits it."""
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def _matches_any(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(matches(name, pattern) for pattern in patterns)

@@ -6,17 +6,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from wcodec.archive import Archive
+from wcodec.archived import ArchivedTensor
+from wcodec.errors import InputError
 
 
 @dataclass(frozen=True)
 class TensorReport:
-    """One tensor. `bpw` is bits per weight of its chunks and side information; 0 for an empty tensor."""
+    """One tensor. `stored_as` says its recipe in words, or why that cannot be read, and `recipe` is None then. `bpw` is
+    bits per weight of its chunks and side information; 0 for an empty tensor.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     stored_as: str
-    recipe: dict[str, Any]
+    recipe: dict[str, Any] | None
     chunks: int
     bytes: int
     bpw: float
@@ -41,7 +45,7 @@ class ArchiveReport:
 
 
 def describe(archive: Archive) -> ArchiveReport:
-    """The report of an open archive; nothing is decoded. `UnsupportedError` for recipes of a newer version."""
+    """The report of an open archive; nothing is decoded."""
     tensors = archive.tensors()
     elements, decoded = sum(tensor.size for tensor in tensors), sum(tensor.nbytes for tensor in tensors)
     return ArchiveReport(
@@ -61,8 +65,7 @@ def describe(archive: Archive) -> ArchiveReport:
                 tensor.name,
                 tensor.dtype,
                 tensor.shape,
-                str(tensor.recipe),
-                tensor.recipe.to_json(),
+                *_recipe(tensor),
                 len(tensor.pieces),
                 tensor.stored_bytes,
                 8 * tensor.stored_bytes / max(1, tensor.size),
@@ -70,3 +73,10 @@ def describe(archive: Archive) -> ArchiveReport:
             for tensor in tensors
         ],
     )
+
+
+def _recipe(tensor: ArchivedTensor) -> tuple[str, dict[str, Any] | None]:
+    try:
+        return str(tensor.recipe), tensor.recipe.to_json()
+    except InputError as error:
+        return f"cannot be read: {error}", None

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 
+from wcodec.errors import UsageError
 from wcodec.model import Array, Tensor
 from wcodec.tiling import Rows
+
+Fit = Literal["max", "mse"]
 
 
 class Keep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="id", tag="keep"):
@@ -37,7 +40,13 @@ class Uniform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     bits: Annotated[int, Meta(ge=2, le=16)]
     symmetric: bool
     block: tuple[Annotated[int, Meta(ge=0, le=1 << 48)], ...]
-    fit: Literal["max", "mse"]
+    fit: Fit
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 16 or any(length < 0 for length in self.block) or self.fit not in get_args(Fit):
+            raise UsageError(
+                f"{self} cannot be: bits are 2 to 16, lengths of blocks 0 or more, fit one of {get_args(Fit)}"
+            )
 
     @property
     def symbol_dtype(self) -> np.dtype[Any]:

@@ -38,8 +38,8 @@ def frame_shapes(coder: Coder) -> Iterator[tuple[int, int, int]]:
     if coder.limits is None:
         yield from ((1, 1, 1), (1, 1, 37), (1, 53, 1), (1, 7, 129), (3, 5, 11))
         return
-    low, step = coder.limits.low, coder.limits.multiple
-    yield from ((1, low, low), (1, low + step, low), (1, low, low + 3 * step), (3, low + step, low + 2 * step))
+    low = coder.limits.low
+    yield from ((1, low, low), (1, low + 1, low), (1, low, low + 3), (3, low + 1, low + 2))
 
 
 def check_coder(coder: Coder, dtype: np.dtype[Any], bits: int) -> None:

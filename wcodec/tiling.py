@@ -140,9 +140,4 @@ def choose_tiling(rows: Rows, limits: FrameLimits | None) -> Tiling:
     across = math.ceil(line / limits.high)
     lines = math.ceil(size / line)
     down = math.ceil(lines / limits.high)
-    return Grid(line, _side(math.ceil(lines / down), limits), _side(math.ceil(line / across), limits))
-
-
-def _side(length: int, limits: FrameLimits) -> int:
-    rounded = math.ceil(length / limits.multiple) * limits.multiple
-    return max(rounded, limits.low)
+    return Grid(line, max(limits.low, math.ceil(lines / down)), max(limits.low, math.ceil(line / across)))

@@ -12,7 +12,7 @@ from wcodec.jobs import Job, run_jobs
 from wcodec.pipeline import TensorCodec
 from wcodec.policy import Policy
 from wcodec.tiling import Rows
-from wcodec.workers import ProgressCallback, worker_pool
+from wcodec.workers import ProgressCallback, Workers
 from wcodec.writing import Destination, archive_writer, check_different
 
 
@@ -32,11 +32,11 @@ def transcode(
     with loss. A tensor that the coder cannot hold, such as floats by a video coder, gets the smallest byte coder.
     Raises as `encode` and `open_archive` do.
     """
-    check_different(source, target)
+    check_different(source, target, shard_size)
     policy = Policy(coder=coder, level=level)
     with ExitStack() as stack:
         archive = source if isinstance(source, Archive) else stack.enter_context(open_archive(source, workers=workers))
-        pool = stack.enter_context(worker_pool(workers))
+        pool = stack.enter_context(Workers(workers))
         writer = stack.enter_context(archive_writer(target, shard_size))
         run_jobs([_job(tensor) for tensor in archive.tensors()], policy, pool, writer, progress)
         graph = archive.graph()

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 from wcodec.errors import UsageError
@@ -38,22 +38,25 @@ def worker_count(workers: int | None) -> int:
     return workers
 
 
-@contextmanager
-def worker_pool(workers: int | None) -> Iterator[ThreadPoolExecutor]:
-    """An executor of `workers` threads, None meaning one a core; work not begun is dropped on an exception."""
-    pool = ThreadPoolExecutor(worker_count(workers), thread_name_prefix="wcodec")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+class Workers(ThreadPoolExecutor):
+    """`count` threads; work not begun when an exception ends the `with` block is dropped."""
+
+    def __init__(self, workers: int | None) -> None:
+        self.count = worker_count(workers)
+        super().__init__(self.count, thread_name_prefix="wcodec")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown(cancel_futures=True)
 
 
-def ordered(pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+def ordered(pool: Workers, work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
     """`map` over a pool, in order, with only a few results waiting: the memory of some items, not of all."""
     waiting: deque[Future[U]] = deque()
     for item in items:
         waiting.append(pool.submit(work, item))
-        if len(waiting) > 2 * pool._max_workers:
+        if len(waiting) > 2 * pool.count:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()

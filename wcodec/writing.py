@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import TextIOBase
 from pathlib import Path
 from typing import BinaryIO
 
 from wcodec.errors import OutputError, UsageError
 from wcodec.formats.atomic import atomic_file
 from wcodec.formats.container import ContainerWriter
-from wcodec.formats.shards import SUFFIX, ShardedWriter, sharded_writer
+from wcodec.formats.shards import SUFFIX, ShardedWriter, index_path, sharded_writer
 
 Destination = str | os.PathLike[str] | BinaryIO
 Writer = ContainerWriter | ShardedWriter
@@ -29,6 +30,8 @@ def archive_writer(destination: Destination, shard_size: int | None = None) -> I
             with atomic_file(destination) as stream:
                 yield ContainerWriter(stream)
         return
+    if isinstance(destination, TextIOBase):
+        raise UsageError("an archive is written to a binary stream, not one of text; open it with 'wb'")
     if shard_size is not None:
         raise UsageError("shards are several files, which a stream cannot hold; give a path")
     try:
@@ -47,9 +50,13 @@ def _check_suffix(path: str | os.PathLike[str]) -> None:
         raise UsageError(f"{os.fspath(path)}: an archive's name ends in {SUFFIX}")
 
 
-def check_different(source: object, target: object) -> None:
+def check_different(source: object, target: object, shard_size: int | None = None) -> None:
     """`UsageError` where a file would be read and replaced at once."""
     if not (isinstance(source, str | os.PathLike) and isinstance(target, str | os.PathLike)):
         return
-    if Path(source).exists() and Path(target).exists() and Path(source).samefile(target):
-        raise UsageError(f"{os.fspath(target)}: source and target are the same file; give another target")
+    written = target if shard_size is None else index_path(target)
+    same = False
+    with suppress(OSError, ValueError):
+        same = Path(source).samefile(written)
+    if same:
+        raise UsageError(f"{os.fspath(written)}: source and target are the same file; give another target")

@@ -136,6 +136,8 @@ def test_shards(run, files):
         (["encode", "m.npz", "b.wcodec", "--lossless", "--bits", "4"], 2, "--bits does nothing"),
         (["encode", "m.npz", "b.wcodec", "--group-size", "4"], 2, "--group-size does nothing"),
         (["encode", "m.npz", "b.wcodec", "--level", "4"], 2, "level 4"),
+        (["encode", "m.npz", "-", "--json"], 2, "--json does nothing"),
+        (["encode", "m.npz", "b.wcodec", "--coder", "floats"], 2, "lossless"),
         (["encode", "m.npz", "b.wcodec", "--keep", "v*"], 2, "no tensor is called 'v*'"),
         (["decode", "a.wcodec", "-"], 2, "local files"),
         (["encode", "wrong.npz", "a.wcodec"], 3, "wrong.npz"),
@@ -222,6 +224,15 @@ def test_completion_completes():
     assert "transcode" in done.stdout
 
 
+def test_a_strangers_text_does_not_steer_the_terminal(run):
+    arrays = {"w": np.ones((40, 40), np.float32)}
+    wcodec.encode(arrays, "a.wcodec", metadata={"\x1b[2Jkey": "one\nformat version 9\x1b]0;title\x07"})
+    code, out, _ = run("info", "a.wcodec")
+    assert code == 0
+    assert "\x1b" not in out
+    assert "\\x1b[2Jkey: one\\nformat version 9" in out
+
+
 def test_no_command_is_wrong_usage_and_shows_the_help(run):
     code, out, err = run()
     assert (code, out) == (2, "")
@@ -236,7 +247,7 @@ def test_version_and_help(run):
         assert "Usage: wcodec " + command in out
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_encode_leaves_the_old_target(tmp_path, how):
     rng = np.random.default_rng(0)
     arrays: dict[str, Any] = {f"w{i}": rng.standard_normal((1000, 1000)).astype(np.float32) for i in range(40)}
@@ -254,6 +265,9 @@ def test_an_interrupted_encode_leaves_the_old_target(tmp_path, how):
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert error_line(err.decode().strip()) == "error: interrupted"
+        assert {path.name for path in tmp_path.iterdir()} == {"m.npz", "m.wcodec"}
+    elif how == signal.SIGTERM:
+        assert process.returncode == 143
         assert {path.name for path in tmp_path.iterdir()} == {"m.npz", "m.wcodec"}
     else:
         assert process.returncode == -signal.SIGKILL
@@ -277,4 +291,4 @@ def test_a_reader_that_goes_away_is_no_error_of_ours(files):
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""
-    assert process.returncode == 1
+    assert process.returncode in (0, 1)  # 0 if all was written before the reader went

@@ -53,7 +53,7 @@ def test_contract(coder: VideoCoder) -> None:
 
 def shapes(coder: VideoCoder) -> Iterator[tuple[int, int, int]]:
     assert coder.limits is not None
-    low, high, _ = coder.limits
+    low, high = coder.limits
     yield from ((1, low, high), (1, high, low), (5, low, low + 1), (2, 61, 259), (1, 64, 64), (3, 33, 16))
 
 
@@ -168,17 +168,26 @@ def test_payload_is_laid_out_as_specified(coder: VideoCoder) -> None:
     assert b"x265" not in payload
 
 
-def test_coding_is_silent() -> None:
+def test_coding_is_silent_and_leaves_the_environment_alone() -> None:
     script = (
-        "import sys, numpy as np; from wcodec.coders.video import VIDEO_CODERS\n"
+        "import os, sys, numpy as np; from wcodec.coders.video import VIDEO_CODERS\n"
         "assert 'av' not in sys.modules\n"
-        "for kind in VIDEO_CODERS.values():\n"
+        "before = dict(os.environ)\n"
+        "for kind in [*VIDEO_CODERS.values()] * 2:\n"
         "    frames = np.zeros((1, 32, 32), np.int8)\n"
-        "    kind(depth=8).decode(kind(depth=8).encode(frames), frames)\n"
+        "    kind.of(8).decode(kind.of(8).encode(frames), frames)\n"
+        "assert os.environ == before\n"
     )
     environment = {key: value for key, value in os.environ.items() if key != "SVT_LOG"}
     child = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, env=environment)
     assert child.stdout + child.stderr == b""
+
+
+def test_who_asks_for_the_log_of_svt_gets_it() -> None:
+    script = "import numpy as np; from wcodec.coders.video import Av1; Av1.of(8).encode(np.zeros((1, 32, 32), np.int8))"
+    environment = os.environ | {"SVT_LOG": "3"}
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, env=environment)
+    assert b"SVT-AV1" in child.stderr
 
 
 # What may not be coded.
@@ -198,7 +207,7 @@ def test_symbols_beyond_the_depth_are_refused_where_they_stand(coder: VideoCoder
 
 
 def test_frames_of_other_kinds_are_refused() -> None:
-    hevc = Hevc(depth=8)
+    hevc = Hevc.of(8)
     for frames in (
         np.zeros((1, 15, 64), np.int8),
         np.zeros((1, 64, 4097), np.int8),
@@ -217,20 +226,22 @@ def test_parameters_out_of_range_are_refused() -> None:
     wrong: list[tuple[type[VideoCoder], int, int | None]]
     wrong = [(H264, 12, None), (Hevc, 16, None), (Av1, 12, None), (Vp9, 10, None), (Ffv1, 9, None)]
     wrong += [(H264, 8, 52), (H264, 10, 64), (Hevc, 8, 0), (Av1, 8, 64), (Vp9, 8, -1)]
+    wrong += [(Ffv1, 8, 20)]
     for kind, depth, qp in wrong:
-        fields = {"depth": depth} if qp is None else {"depth": depth, "qp": qp}
-        with pytest.raises(UsageError, match=r"has no depth|takes a qp"):
-            kind(**fields)
+        fields = {"depth": depth} if kind is Ffv1 and qp is None else {"depth": depth, "qp": qp}
+        with pytest.raises(UsageError, match=r"has no depth|takes a qp|has no qp"):
+            kind.of(depth, qp)
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert({"id": kind.__struct_config__.tag, **fields}, kind)
-    with pytest.raises(msgspec.ValidationError):
-        msgspec.convert({"id": "ffv1", "depth": 8, "qp": 20}, Ffv1)
+    for kind in QUANTIZED:
+        with pytest.raises(msgspec.ValidationError, match="missing required field `qp`"):
+            msgspec.convert({"id": kind.__struct_config__.tag, "depth": 8}, kind)
 
 
 def test_suited_takes_the_least_depth() -> None:
-    assert H264.suited(np.dtype(np.int8), 4) == H264(depth=8)
-    assert H264.suited(np.dtype(np.uint16), 9, 60) == H264(depth=10, qp=60)
-    assert Hevc.suited(np.dtype(np.int16), 12) == Hevc(depth=12)
+    assert H264.suited(np.dtype(np.int8), 4) == H264.of(8)
+    assert H264.suited(np.dtype(np.uint16), 9, 60) == H264.of(10, 60)
+    assert Hevc.suited(np.dtype(np.int16), 12) == Hevc.of(12)
     assert Hevc.suited(np.dtype(np.int16), 13) is None
     assert Vp9.suited(np.dtype(np.int16), 9) is None
     assert Ffv1.suited(np.dtype(np.uint16), 16) == Ffv1(depth=16)
@@ -241,22 +252,22 @@ def test_suited_takes_the_least_depth() -> None:
 
 def test_missing_encoder_decoder_and_format_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = golden.symbols(8)
-    payload = H264(depth=8).encode(frames)
+    payload = H264.of(8).encode(frames)
     monkeypatch.setattr(H264, "encoder", "libnothing")
     with pytest.raises(MissingDependencyError, match=r"no encoder libnothing.*pip install av"):
-        H264(depth=8).encode(frames)
+        H264.of(8).encode(frames)
     monkeypatch.setattr(H264, "decoder", "nothing")
     with pytest.raises(MissingDependencyError, match=r"no decoder nothing.*pip install av"):
-        H264(depth=8).decode(payload, frames)
+        H264.of(8).decode(payload, frames)
     monkeypatch.setattr(Vp9, "formats", {8: "gray"})
     with pytest.raises(MissingDependencyError, match=r"libvpx-vp9 has no gray"):
-        Vp9(depth=8).encode(frames)
+        Vp9.of(8).encode(frames)
 
 
 def test_an_encoder_that_fails_is_a_coder_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(H264, "trials", lambda self, count: iter([{"preset": "nonsense"}]))
     with pytest.raises(CoderError, match="libx264 cannot code frames of 19 x 37"):
-        H264(depth=8).encode(golden.symbols(8))
+        H264.of(8).encode(golden.symbols(8))
 
 
 # Hostile payloads.
@@ -314,11 +325,96 @@ def test_streams_of_larger_frames_or_another_depth_are_refused(
         coder.decode(coder.encode(np.zeros((1, 32, 32), np.int8)), np.zeros((1, 32, 31), np.int8))
     if 10 in coder.formats:
         with pytest.raises(CorruptFileError, match=f"{coder.id} payload"):
-            type(coder)(depth=10).decode(coder.encode(np.zeros((1, 32, 32), np.int8)), np.zeros((1, 32, 32), np.int16))
+            type(coder).of(10).decode(coder.encode(np.zeros((1, 32, 32), np.int8)), np.zeros((1, 32, 32), np.int16))
     if coder.id in ("h264", "hevc"):
         monkeypatch.setattr(libav, "decode", lambda *given: pytest.fail("the decoder saw a stream of larger frames"))
         with pytest.raises(CorruptFileError, match="the stream has frames of 1024 x 1024 at 8 bits"):
             coder.decode(large, np.zeros((1, 32, 32), np.int8))
+
+
+def inter_frames(coder: VideoCoder) -> Stream:
+    """Three frames as the coder's own encoder makes them where later ones may refer to the first."""
+    options = dict(next(coder.trials(3)))
+    options |= {"g": "100"}
+    if "svtav1-params" in options:
+        options["svtav1-params"] = options["svtav1-params"].replace("keyint=1", "keyint=100:pred-struct=1")
+    levels = np.add.outer(np.arange(3), np.add.outer(np.arange(64), np.arange(64))).astype(np.uint8)
+    found = libav.encode(coder.encoder, coder.formats[8], options, levels)
+    if coder.id == "av1":
+        # what only the first packet has: the header, after the temporal delimiter
+        header = found[0][2 : 4 + found[0][3]]
+        found = [packet if packet[2] == 0x0A else packet[:2] + header + packet[2:] for packet in found]
+    return Stream(b"", found)
+
+
+def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libav, "decode", lambda *given: pytest.fail("the decoder saw it"))
+
+
+@pytest.mark.parametrize("coder", [Av1.of(8), Vp9.of(8)], ids=name)
+def test_frames_that_refer_to_others_are_refused(coder: VideoCoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, out = inter_frames(coder), np.zeros((3, 64, 64), np.int8)
+    assert len(list(libav.decode(coder.decoder, stream, (3, 64, 64), 8, "here"))) == 3
+    unseen(monkeypatch)
+    with pytest.raises(CorruptFileError, match="frame_type is 1 where only 0 is allowed"):
+        coder.decode(packets.pack(stream), out)
+
+
+def test_ffv1_may_have_key_frames_only() -> None:
+    frames = golden.symbols(8)
+    levels = (frames.astype(np.int16) + 128).astype(np.uint8)
+    options = dict(next(Ffv1(depth=8).trials(2)))
+    stream = Stream(b"", libav.encode("ffv1", "gray", options | {"g": "1"}, levels))
+    assert np.array_equal(decoded(Ffv1(depth=8), packets.pack(stream), frames), frames)
+
+
+HEADERS = {
+    "vp9": [
+        (0, 0x40, "frame_marker"),
+        (0, 0x20, "the profile"),
+        (0, 0x10, "the profile"),
+        (0, 0x08, "show_existing_frame"),
+        (0, 0x04, "frame_type"),
+        (0, 0x02, "show_frame"),
+        (1, 0x01, "frame_sync_code"),
+        (4, 0x08, "the frame's width is 32805"),
+        (8, 0x10, "the frame's height is 20"),
+    ],
+    "av1": [
+        (4, 0x20, "seq_profile"),
+        (4, 0x08, "reduced_still_picture_header"),
+        (17, 0x80, "show_existing_frame"),
+        (17, 0x40, "frame_type"),
+        (17, 0x20, "frame_type"),
+        (17, 0x10, "show_frame"),
+    ],
+}
+"""Bits of a packet, as (byte, mask), whose change is seen before a decoder sees the packet, and what it is in."""
+
+
+@pytest.mark.parametrize(
+    ("codec", "place", "mask", "what"), [(codec, *case) for codec, cases in HEADERS.items() for case in cases]
+)
+def test_headers_of_frames_are_held_to_the_specification(
+    codec: str, place: int, mask: int, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coder = VIDEO_CODERS[codec].of(8)
+    stream = packets.unpack((golden.FOLDER / f"{codec}-8.bin").read_bytes(), 2, "here")
+    changed = bytearray(stream.packets[1])
+    changed[place] ^= mask
+    unseen(monkeypatch)
+    with pytest.raises(CorruptFileError, match=what):
+        coder.decode(packets.pack(Stream(b"", [stream.packets[0], bytes(changed)])), golden.symbols(8))
+
+
+def test_several_frames_of_vp9_with_an_index_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = packets.unpack((golden.FOLDER / "vp9-8.bin").read_bytes(), 2, "here").packets
+    index = struct.pack("<BHHB", 0b11001001, len(first), len(second), 0b11001001)
+    split = Stream(b"", [first + second + index])
+    assert len(list(libav.decode("vp9", split, (2, 19, 37), 8, "here"))) == 2
+    unseen(monkeypatch)
+    with pytest.raises(CorruptFileError, match="superframe index"):
+        Vp9.of(8).decode(packets.pack(split), golden.symbols(8)[:1])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory as Linux tells it")
@@ -327,7 +423,7 @@ def test_a_stream_of_larger_frames_takes_no_memory(coder: VideoCoder) -> None:
     small, large = (coder.encode(np.zeros((1, side, side), np.int8)) for side in (64, 2048))
     script = (
         "import sys, numpy as np; from pathlib import Path; from wcodec.coders.video import VIDEO_CODERS\n"
-        f"coder, frames, peaks = VIDEO_CODERS['{coder.id}'](depth=8), np.zeros((1, 64, 64), np.int8), []\n"
+        f"coder, frames, peaks = VIDEO_CODERS['{coder.id}'].of(8), np.zeros((1, 64, 64), np.int8), []\n"
         f"for payload in (bytes.fromhex('{small.hex()}'), sys.stdin.buffer.read()):\n"
         "    try: coder.decode(payload, frames)\n"
         "    except Exception as error: print(type(error).__name__)\n"

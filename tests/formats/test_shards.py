@@ -159,8 +159,8 @@ def test_verify_lists_damage_in_every_file(folder: Path) -> None:
     (folder / FILES[2]).unlink()
     done: list[int] = []
     with ShardedReader(folder / INDEX) as reader:
-        places = [problem.where for problem in reader.verify(done.append)]
-        assert places == [f"{FILES[0]}, tensor 'tensor 0', side information", f"{FILES[1]}, trailer", FILES[2]]
+        places = [getattr(problem, "where", None) for problem in reader.verify(done.append)]
+        assert places == [f"{FILES[0]}: tensor 'tensor 0', side information", f"{FILES[1]}: trailer", FILES[2]]
         assert sum(done) == reader.size
 
 
@@ -171,7 +171,7 @@ def test_shards_in_each_others_place(folder: Path) -> None:
     with ShardedReader(folder / INDEX) as reader:
         for name in FILES[:2]:
             with pytest.raises(
-                CorruptFileError, match=f"^{name}, index: is not the file that the JSON index describes"
+                CorruptFileError, match=f"^{name}: index: is not the file that the JSON index describes"
             ):
                 reader.container(name)
 

@@ -82,7 +82,7 @@ def test_dtypes() -> None:
     ]
 
 
-def in_words(kind: inspect.Type) -> str:
+def in_words(kind: inspect.Type) -> str:  # noqa: C901
     """A field's type as SPEC.md calls it."""
     records = {
         index.TensorEntry: "tensor",
@@ -91,12 +91,14 @@ def in_words(kind: inspect.Type) -> str:
         shards.ShardFile: "shard",
     }
     match kind:
-        case inspect.IntType():
+        case inspect.IntType() | inspect.LiteralType(values=[int(), *_]):
             return "integer"
-        case inspect.StrType() | inspect.LiteralType():
+        case inspect.LiteralType(values=[str(), *_]) | inspect.StrType():
             return "string"
         case inspect.RawType():
             return "object"
+        case inspect.BoolType():
+            return "boolean"
         case inspect.NoneType():
             return "null"
         case inspect.StructType(cls=cls):

@@ -37,7 +37,7 @@ def symbols(depth: int, shape: tuple[int, int, int] = SHAPE) -> NDArray[Any]:
 
 def lossless() -> dict[str, VideoCoder]:
     """The coders by the names of their golden files."""
-    return {f"{name}-{depth}": kind(depth=depth) for name, kind in VIDEO_CODERS.items() for depth in kind.formats}
+    return {f"{name}-{depth}": kind.of(depth) for name, kind in VIDEO_CODERS.items() for depth in kind.formats}
 
 
 def lossy() -> dict[str, VideoCoder]:

@@ -12,11 +12,10 @@ Frames = NDArray[Any]
 
 
 class FrameLimits(NamedTuple):
-    """The frame sizes a coder takes, in symbols: both sides a multiple of `multiple`, between `low` and `high`."""
+    """The sides of frames a coder takes, in symbols: from `low` to `high`."""
 
     low: int
     high: int
-    multiple: int
 
 
 class Coder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="id"):

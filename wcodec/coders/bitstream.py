@@ -1,8 +1,9 @@
-"""The units that streams of H.264, HEVC and AV1 consist of: which are stored, and what is checked before decoding.
+"""The units that streams of H.264, HEVC, AV1 and VP9 consist of: which are stored, and what is checked before decoding.
 
 Only what a decoder needs for intra frames is kept, so that a decoder meets nothing else in a stranger's file: no
-messages, no frames that refer to others, and no second frame in a packet. The sizes that H.264 and HEVC promise are
-read here, because FFmpeg's decoders allocate tables for them before they look at `max_pixels`.
+messages, no frames that refer to others, and no second frame in a packet. The sizes that H.264, HEVC and VP9 promise
+are read here: FFmpeg's decoders allocate tables for those of the first two before they look at `max_pixels`. dav1d
+looks at it first. FFV1 is range coded from its first bit on, and has neither units nor sizes to look at.
 """
 
 from __future__ import annotations
@@ -40,16 +41,15 @@ class _Nal(NamedTuple):
 
 
 class _Bits:
-    """Reads a unit bit by bit; `ValueError` past its end."""
+    """Reads bytes bit by bit; `ValueError` past their end."""
 
-    def __init__(self, unit: bytes) -> None:
-        data = unit.replace(b"\0\0\3", b"\0\0")
+    def __init__(self, data: bytes) -> None:
         self._value = int.from_bytes(data, "big")
         self._left = 8 * len(data)
 
     def read(self, bits: int) -> int:
         if bits > self._left:
-            raise ValueError("a parameter set ends too early")
+            raise ValueError("a header ends too early")
         self._left -= bits
         return self._value >> self._left & ((1 << bits) - 1)
 
@@ -59,7 +59,7 @@ class _Bits:
         while not self.read(1):
             zeros += 1
             if zeros > 16:
-                raise ValueError("a parameter set holds a number out of any range")
+                raise ValueError("a header holds a number out of any range")
         return (1 << zeros) - 1 + self.read(zeros)
 
     def expect(self, value: int, found: int, what: str) -> None:
@@ -112,15 +112,16 @@ _NALS = {
     "hevc": _Nal(1, 63, (32, 33, 34), frozenset({19, 20}), 33, _hevc_picture, 64),
 }
 
-_OBUS = {0x12: "temporal delimiter", 0x0A: "sequence header", 0x32: "frame"}
-"""First bytes of the OBUs kept, in this order: no extension, and a size."""
+_OBUS = bytes([0x12, 0x0A, 0x32])
+"""First bytes of the OBUs kept, in this order: temporal delimiter, sequence header, frame; no extension, and a size."""
 
 
 def distil(codec: str, packets: list[bytes]) -> Stream:
     """An encoder's packets reduced to what a decoder needs, parameter sets apart; `CoderError` if that is not there."""
     try:
         if codec == "av1":
-            return Stream(b"", [b"".join(obu for obu in _obus(packet) if obu[0] in _OBUS) for packet in packets])
+            units = [[obu.whole for obu in _obus(packet)] for packet in packets]
+            return Stream(b"", [b"".join(unit for unit in frame if unit[0] in _OBUS) for frame in units])
         if codec not in _NALS:
             return Stream(b"", packets)
         nal = _NALS[codec]
@@ -133,17 +134,18 @@ def distil(codec: str, packets: list[bytes]) -> Stream:
 
 
 def check(codec: str, stream: Stream, width: int, height: int, depth: int, where: str) -> None:
-    """`CorruptFileError` unless a stream has just the units that `distil` keeps, of frames of this size."""
+    """`CorruptFileError` unless a stream has just the units that `distil` keeps, of key frames of this size."""
     try:
         if codec in _NALS:
             _check_nal(_NALS[codec], stream, Picture(width, height, depth))
             return
         if stream.extradata:
             raise ValueError(f"extradata, of which {codec} has none")
-        if codec == "av1":
-            for packet in stream.packets:
-                if [obu[0] for obu in _obus(packet)] != list(_OBUS):
-                    raise ValueError("a packet is not a temporal delimiter, a sequence header and a frame")
+        for packet in stream.packets:
+            if codec == "av1":
+                _check_av1(packet)
+            elif codec == "vp9":
+                _check_vp9(packet, width, height)
     except ValueError as error:
         raise CorruptFileError(where, str(error)) from error
 
@@ -152,13 +154,45 @@ def _check_nal(nal: _Nal, stream: Stream, frame: Picture) -> None:
     sets = _units(stream.extradata)
     if tuple(map(nal.kind, sets)) != nal.sets:
         raise ValueError("its parameter sets are not one of each kind")
-    picture = nal.picture(_Bits(sets[nal.sets.index(nal.sequence)]))
+    sequence = sets[nal.sets.index(nal.sequence)]
+    picture = nal.picture(_Bits(sequence.replace(b"\0\0\3", b"\0\0")))
     padding = (picture.width - frame.width, picture.height - frame.height)
     if picture.depth != frame.depth or not all(0 <= more < nal.block for more in padding):
         raise ValueError(f"the stream has frames of {picture.height} x {picture.width} at {picture.depth} bits")
     for packet in stream.packets:
         if not nal.slices.issuperset(map(nal.kind, _units(packet))):
             raise ValueError("a packet holds other units than slices of an intra frame")
+
+
+def _check_av1(packet: bytes) -> None:
+    """Sections 5.5.1 and 5.9.2 of AV1, as far as the frame's type; its size is dav1d's to check."""
+    obus = _obus(packet)
+    if bytes(obu.whole[0] for obu in obus) != _OBUS:
+        raise ValueError("a packet is not a temporal delimiter, a sequence header and a frame")
+    _, sequence, frame = (_Bits(obu.payload[:1]) for obu in obus)
+    sequence.expect(0, sequence.read(3), "seq_profile")
+    sequence.read(1)
+    sequence.expect(0, sequence.read(1), "reduced_still_picture_header")
+    frame.expect(0, frame.read(1), "show_existing_frame")
+    frame.expect(0, frame.read(2), "frame_type")
+    frame.expect(1, frame.read(1), "show_frame")
+
+
+def _check_vp9(packet: bytes, width: int, height: int) -> None:
+    """Section 6.2 of VP9, as far as the size, and its Annex B: a shown key frame, and no index of several frames."""
+    bits = _Bits(packet[:9])
+    bits.expect(2, bits.read(2), "frame_marker")
+    bits.expect(0, bits.read(2), "the profile")
+    bits.expect(0, bits.read(1), "show_existing_frame")
+    bits.expect(0, bits.read(1), "frame_type")
+    bits.expect(1, bits.read(1), "show_frame")
+    bits.read(1)
+    bits.expect(0x498342, bits.read(24), "frame_sync_code")
+    bits.read(3 + 1)
+    bits.expect(width, 1 + bits.read(16), "the frame's width")
+    bits.expect(height, 1 + bits.read(16), "the frame's height")
+    if packet[-1] >> 5 == 0b110:
+        raise ValueError("a packet ends with a superframe index")
 
 
 def _units(data: bytes) -> list[bytes]:
@@ -170,7 +204,12 @@ def _units(data: bytes) -> list[bytes]:
     return units
 
 
-def _obus(data: bytes) -> list[bytes]:
+class _Obu(NamedTuple):
+    whole: bytes
+    payload: bytes
+
+
+def _obus(data: bytes) -> list[_Obu]:
     """The OBUs of a temporal unit (section 5.3 of AV1), all of which must carry their size."""
     found = []
     start = 0
@@ -186,9 +225,10 @@ def _obus(data: bytes) -> list[bytes]:
                 break
         else:
             raise ValueError("an OBU has a malformed size")
-        end = place + digit + 1 + size
+        place += digit + 1
+        end = place + size
         if end > len(data):
             raise ValueError("an OBU ends beyond its packet")
-        found.append(data[start:end])
+        found.append(_Obu(data[start:end], data[place:end]))
         start = end
     return found

@@ -35,17 +35,7 @@ class Floats(Coder, frozen=True, tag="floats"):
         return dtype.itemsize in (1, 2, 4, 8) and dtype.name.startswith(("float", "bfloat"))
 
     def encode(self, frames: Frames) -> bytes:
-        width = 8 * frames.itemsize
-        words = np.ascontiguousarray(frames).reshape(-1).view(f"<u{frames.itemsize}")
-        planes = _rotate(words, 1, width).view(np.uint8).reshape(-1, frames.itemsize)
-        return b"".join(self._encode_plane(planes[:, place]) for place in reversed(range(frames.itemsize)))
-
-    def _encode_plane(self, plane: NDArray[np.uint8]) -> bytes:
-        stored = plane.tobytes()
-        coded = compress(stored, self.level)
-        if len(coded) < len(stored):
-            return _PLANE.pack(len(coded)) + coded
-        return _PLANE.pack(len(stored) | _STORED) + stored
+        return encode_planes(frames, self.level)
 
     def decode(self, payload: bytes | memoryview, out: Frames) -> None:
         planes = np.empty((out.size, out.itemsize), np.uint8)
@@ -64,6 +54,21 @@ class Floats(Coder, frozen=True, tag="floats"):
             raise CorruptFileError("floats payload", f"{len(rest)} bytes after its last plane")
         words = planes.reshape(-1).view(f"<u{out.itemsize}")
         out.reshape(-1).view(f"<u{out.itemsize}")[...] = _rotate(words, 8 * out.itemsize - 1, 8 * out.itemsize)
+
+
+def encode_planes(floats: NDArray[Any], level: int | None) -> bytes:
+    """The payload of `Floats` for floats of any shape; with `level` None, every plane stored as it is."""
+    words = np.ascontiguousarray(floats).reshape(-1).view(f"<u{floats.itemsize}")
+    planes = _rotate(words, 1, 8 * floats.itemsize).view(np.uint8).reshape(-1, floats.itemsize)
+    return b"".join(_encode_plane(planes[:, place], level) for place in reversed(range(floats.itemsize)))
+
+
+def _encode_plane(plane: NDArray[np.uint8], level: int | None) -> bytes:
+    stored = plane.tobytes()
+    coded = stored if level is None else compress(stored, level)
+    if len(coded) < len(stored):
+        return _PLANE.pack(len(coded)) + coded
+    return _PLANE.pack(len(stored) | _STORED) + stored
 
 
 def _rotate(words: NDArray[Any], left: int, width: int) -> NDArray[Any]:

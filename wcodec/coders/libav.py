@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from functools import cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,6 +29,8 @@ _FULL_RANGE = 2
 
 _DETECTION = "crccheck+bitstream+buffer+explode"
 
+_QUIETING = Lock()
+
 
 def encode(encoder: str, pixel_format: str, options: Mapping[str, str], levels: NDArray[Any]) -> list[bytes]:
     """Code levels of shape (count, height, width), u8 or u16 as `pixel_format` has them, to one packet a frame.
@@ -43,9 +47,6 @@ def encode(encoder: str, pixel_format: str, options: Mapping[str, str], levels: 
         raise MissingDependencyError(
             f"this build of {encoder} has no {pixel_format}; install PyAV's own: pip install av"
         )
-    if encoder == "libsvtav1":
-        # It writes a banner to stderr for every stream, past FFmpeg's log, and this is its only switch.
-        os.environ.setdefault("SVT_LOG", "0")
     context = codec.create("video")
     context.width, context.height, context.pix_fmt = width, height, pixel_format
     context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
@@ -54,6 +55,9 @@ def encode(encoder: str, pixel_format: str, options: Mapping[str, str], levels: 
     context.options = dict(options)
     packets: list[bytes] = []
     try:
+        if encoder == "libsvtav1":
+            with _QUIETING:
+                _quiet_svt()
         for number, plane in enumerate(levels):
             frame = av.VideoFrame(width, height, pixel_format)
             frame.pts = number
@@ -100,6 +104,27 @@ def decode(decoder: str, stream: Stream, shape: tuple[int, int, int], depth: int
         raise CorruptFileError(where, f"{decoder} refuses it: {error}") from error
     if done != count:
         raise CorruptFileError(where, f"it has {done} frames where {count} were expected")
+
+
+@cache
+def _quiet_svt() -> None:
+    """Keep SVT-AV1 from writing a banner to stderr for every stream, past FFmpeg's log.
+
+    The only switch is a variable of the environment, which SVT-AV1 reads once, when a process creates its first
+    encoder. So one is created with the variable set, and the environment left as it was: neither later code nor
+    child processes see it. A user's own setting is left alone.
+    """
+    if "SVT_LOG" in os.environ:
+        return
+    context = _codec("libsvtav1", "w").create("video")
+    context.width, context.height, context.pix_fmt = 64, 64, "yuv420p"
+    context.time_base = Fraction(1, 25)
+    context.options = {"svtav1-params": "lp=1"}
+    os.environ["SVT_LOG"] = "0"
+    try:
+        context.open(strict=False)
+    finally:
+        del os.environ["SVT_LOG"]
 
 
 def _codec(name: str, mode: Literal["r", "w"]) -> av.Codec:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from wcodec.coders import libav
-from wcodec.coders.video import VIDEO_CODERS
+from wcodec.coders.video import VIDEO_CODERS, Ffv1
 from wcodec.errors import WcodecError
 
 if TYPE_CHECKING:
@@ -109,9 +109,9 @@ def _try_decoder(name: str, device: str) -> None:
     import av
     from av.codec.hwaccel import HWAccel
 
-    coder = VIDEO_CODERS[av.Codec(name, "r").canonical_name](depth=8)
-    options = dict(next(coder.trials(1))) if coder.id == "ffv1" else {"g": "1"}
-    packets = libav.encode(coder.encoder, "yuv420p", options, _FRAME)
+    kind = VIDEO_CODERS[av.Codec(name, "r").canonical_name]
+    options = dict(next(Ffv1(depth=8).trials(1))) if kind is Ffv1 else {"g": "1"}
+    packets = libav.encode(kind.encoder, "yuv420p", options, _FRAME)
     accelerator = HWAccel(device, allow_software_fallback=False) if device else None
     context = av.VideoCodecContext.create(name, "r", accelerator)
     assert isinstance(context, av.VideoCodecContext)

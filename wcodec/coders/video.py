@@ -42,11 +42,17 @@ class VideoCoder(Coder, frozen=True, kw_only=True):
             raise UsageError(f"{self.id} has no depth of {self.depth} bits; it has {', '.join(map(str, self.formats))}")
 
     @classmethod
+    def of(cls, depth: int, qp: int | None = None) -> Self:
+        """The coder of this depth; `qp` None for lossless, which is all that a codec without one is."""
+        if qp is not None:
+            raise UsageError(f"{cls.__struct_config__.tag} is lossless and has no qp")
+        return cls(depth=depth)
+
+    @classmethod
     def suited(cls, dtype: np.dtype[Any], bits: int, qp: int | None = None) -> Self | None:
         """The coder of the least depth that holds such symbols, None if none does; `qp` None for lossless."""
         depth = next((depth for depth in cls.formats if _holds(depth, dtype, bits)), None)
-        quantizer = {} if qp is None else {"qp": qp}
-        return None if depth is None else cls(depth=depth, **quantizer)
+        return None if depth is None else cls.of(depth, qp)
 
     def takes(self, dtype: np.dtype[Any], bits: int) -> bool:
         return _holds(self.depth, dtype, bits)
@@ -95,7 +101,7 @@ class VideoCoder(Coder, frozen=True, kw_only=True):
     def _misfit(self, frames: Frames) -> str | None:
         """Why frames of this dtype and shape cannot be coded, if they cannot."""
         assert self.limits is not None
-        low, high, _ = self.limits
+        low, high = self.limits
         if frames.ndim != 3 or not frames.size:
             return f"frames of shape {frames.shape} are not (count, height, width)"
         if not all(low <= side <= high for side in frames.shape[1:]):
@@ -106,7 +112,7 @@ class VideoCoder(Coder, frozen=True, kw_only=True):
 
 
 def _holds(depth: int, dtype: np.dtype[Any], bits: int) -> bool:
-    """Whether symbols fit samples of this depth, and whatever a decoder makes of those fits the symbols' dtype."""
+    """Whether symbols of `bits` fit samples of this depth, and whatever a decoder makes of those fits their dtype."""
     return dtype.kind in "iu" and dtype.itemsize <= 2 and bits <= depth <= 8 * dtype.itemsize
 
 
@@ -116,7 +122,11 @@ class QuantizedVideo(VideoCoder, frozen=True, kw_only=True):
     quantizers: ClassVar[Mapping[int, int]]
     """The largest `qp` at every depth; the least is 1."""
 
-    qp: int | None = None
+    qp: int | None
+
+    @classmethod
+    def of(cls, depth: int, qp: int | None = None) -> Self:
+        return cls(depth=depth, qp=qp)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,7 +150,7 @@ class H264(QuantizedVideo, frozen=True, tag="h264", kw_only=True):
     decoder: ClassVar[str] = "h264"
     formats: ClassVar[Mapping[int, str]] = MappingProxyType({depth: _GRAY[depth] for depth in (8, 10)})
     quantizers: ClassVar[Mapping[int, int]] = MappingProxyType({8: 51, 10: 63})
-    limits: ClassVar[FrameLimits | None] = FrameLimits(1, 4096, 1)
+    limits: ClassVar[FrameLimits | None] = FrameLimits(1, 4096)
 
     depth: Literal[8, 10]
 
@@ -162,7 +172,7 @@ class Hevc(QuantizedVideo, frozen=True, tag="hevc", kw_only=True):
     decoder: ClassVar[str] = "hevc"
     formats: ClassVar[Mapping[int, str]] = MappingProxyType({depth: _GRAY[depth] for depth in (8, 10, 12)})
     quantizers: ClassVar[Mapping[int, int]] = MappingProxyType({8: 51, 10: 51, 12: 51})
-    limits: ClassVar[FrameLimits | None] = FrameLimits(16, 4096, 1)
+    limits: ClassVar[FrameLimits | None] = FrameLimits(16, 4096)
 
     depth: Literal[8, 10, 12]
 
@@ -185,7 +195,7 @@ class Av1(QuantizedVideo, frozen=True, tag="av1", kw_only=True):
     decoder: ClassVar[str] = "libdav1d"
     formats: ClassVar[Mapping[int, str]] = MappingProxyType({depth: _COLOUR[depth] for depth in (8, 10)})
     quantizers: ClassVar[Mapping[int, int]] = MappingProxyType({8: 63, 10: 63})
-    limits: ClassVar[FrameLimits | None] = FrameLimits(4, 4096, 1)
+    limits: ClassVar[FrameLimits | None] = FrameLimits(4, 4096)
 
     depth: Literal[8, 10]
 
@@ -206,7 +216,7 @@ class Vp9(QuantizedVideo, frozen=True, tag="vp9", kw_only=True):
     decoder: ClassVar[str] = "vp9"
     formats: ClassVar[Mapping[int, str]] = MappingProxyType({8: _COLOUR[8]})
     quantizers: ClassVar[Mapping[int, int]] = MappingProxyType({8: 63})
-    limits: ClassVar[FrameLimits | None] = FrameLimits(1, 4096, 1)
+    limits: ClassVar[FrameLimits | None] = FrameLimits(1, 4096)
 
     depth: Literal[8]
 
@@ -228,7 +238,7 @@ class Ffv1(VideoCoder, frozen=True, tag="ffv1", kw_only=True):
     encoder: ClassVar[str] = "ffv1"
     decoder: ClassVar[str] = "ffv1"
     formats: ClassVar[Mapping[int, str]] = MappingProxyType(_GRAY)
-    limits: ClassVar[FrameLimits | None] = FrameLimits(1, 4096, 1)
+    limits: ClassVar[FrameLimits | None] = FrameLimits(1, 4096)
 
     depth: Literal[8, 10, 12, 16]
 

@@ -74,6 +74,9 @@ class Zstd(Coder, frozen=True, tag="zstd"):
 
 def _unpack(data: NDArray[np.uint8], bits: int, out: Frames) -> None:
     lanes = 8 // bits
+    filled = out.size % lanes
+    if filled and data[-1] >> (bits * filled):
+        raise CorruptFileError("zstd payload", "the last byte is not filled up with zeros")
     symbols = np.empty((data.size, lanes), np.uint8)
     for lane in range(lanes):
         # shifting the lane to the top and back down extends the sign of signed symbols
