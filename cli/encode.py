@@ -99,8 +99,13 @@ def command(
     """
     _refuse_pointless(context, {**chosen, "target": target})
     policy = wcodec.Policy(symmetric=not chosen.pop("asymmetric"), **chosen)
-    with progress_bar("encoding") as progress:
-        wcodec.encode(source, archive_target(target), policy, shard_size=shard_size, workers=workers, progress=progress)
+    try:
+        with progress_bar("encoding") as progress:
+            wcodec.encode(
+                source, archive_target(target), policy, shard_size=shard_size, workers=workers, progress=progress
+            )
+    except wcodec.NonFiniteError as error:
+        raise wcodec.NonFiniteError(f"{error} (--lossless-nonfinite)") from error
     if target == "-":
         return
     written = written_path(target, shard_size)

@@ -128,5 +128,5 @@ def _refuse(tensor: Tensor, rows: Rows, values: Array, start: int) -> None:
     position = tuple(int(i) for i in np.unravel_index(start * rows.size + place, tensor.shape))
     raise NonFiniteError(
         f"tensor {tensor.name!r} holds {values.reshape(-1)[place]} at {position}; "
-        "mend the model, or let such tensors be stored losslessly"
+        "mend the model, or store such tensors losslessly"
     )
