@@ -116,6 +116,11 @@ def lead_index(rows: Rows, block: tuple[int, ...], start: int, stop: int) -> Arr
     """For every row in [start, stop), which entry of `lead_view` holds its factors."""
     if not rows.axes:
         return np.zeros(stop - start, np.intp)
+    if not any(block[1 : rows.axes]):
+        # only the first axis counts: in a tensor of few long rows, whole chunks have the same factors
+        inner = math.prod(rows.shape[1 : rows.axes]) * (block[0] or rows.shape[0])
+        if start // inner == (stop - 1) // inner:
+            return np.full(stop - start, start // inner)
     grid = block_grid(rows.shape, block)[: rows.axes]
     places = np.unravel_index(np.arange(start, stop), rows.shape[: rows.axes])
     blocks = tuple(p // b if b else np.zeros_like(p) for p, b in zip(places, block, strict=False))
