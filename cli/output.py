@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,18 @@ _DELAY = 1.0
 
 def print_json(report: Any) -> None:
     """One JSON document on stdout."""
-    click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+    click.echo(msgspec.json.format(msgspec.json.encode(_plain(msgspec.to_builtins(report))), indent=2).decode())
+
+
+def _plain(value: Any) -> Any:
+    """JSON types with what JSON cannot say written out: infinities and NaN as text, bytes that are no UTF-8 as "?"."""
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

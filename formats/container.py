@@ -46,6 +46,8 @@ TAIL_BYTES = 1 << 16
 
 _ZSTD_LEVEL = 19
 _GRAPH = "graph"
+_BLOCK = 1 << 17
+"""The largest block of a zstd frame."""
 
 
 def chunk_place(name: str, number: int) -> str:
@@ -135,8 +137,13 @@ class ContainerWriter:
             raise UsageError(f"cannot store this model: its metadata is not valid Unicode: {error}") from error
         stored = _compress(plain, MAX_INDEX_PLAIN, MAX_INDEX_RATIO, "index")
         offset = self.position
+        checksum = xxhash.xxh3_64_intdigest(stored)
+        try:
+            parse_index(memoryview(stored), len(plain), checksum, offset)
+        except CorruptFileError as error:
+            raise UsageError(f"cannot store this model: {error.problem}") from error
         self._put(stored)
-        self._put(pack_trailer(offset, len(stored), len(plain), xxhash.xxh3_64_intdigest(stored)))
+        self._put(pack_trailer(offset, len(stored), len(plain), checksum))
         return index
 
     def _put_graph(self) -> GraphEntry | None:
@@ -172,9 +179,23 @@ def _compress(plain: bytes, limit: int, ratio: int, what: str) -> bytes:
         # With the smallest window zstd cannot save more than 255 bytes in 256, which a graph may.
         parameters = zstandard.ZstdCompressionParameters.from_level(_ZSTD_LEVEL, window_log=10)
         stored = zstandard.ZstdCompressor(compression_params=parameters).compress(plain)
+    if len(plain) > RATIO_SLACK + ratio * len(stored):
+        stored = _stored_frame(plain)
     if not 0 < len(plain) <= min(limit, RATIO_SLACK + ratio * len(stored)):
         raise UsageError(f"cannot store the {what}: {len(plain)} bytes are not what the format allows; store less")
     return stored
+
+
+def _stored_frame(plain: bytes) -> bytes:
+    """A zstd frame (RFC 8878) of blocks as they are: for what compresses by more than a reader believes."""
+    single_segment_and_8_byte_size = 0b11100000
+    frame = bytearray((zstandard.MAGIC_NUMBER).to_bytes(4, "little") + bytes([single_segment_and_8_byte_size]))
+    frame += len(plain).to_bytes(8, "little")
+    for start in range(0, len(plain), _BLOCK):
+        block = plain[start : start + _BLOCK]
+        is_last = start + _BLOCK >= len(plain)
+        frame += (len(block) << 3 | is_last).to_bytes(3, "little") + block
+    return bytes(frame)
 
 
 class _Span(NamedTuple):

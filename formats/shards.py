@@ -185,6 +185,8 @@ class ShardedReader:
             self._names[file].add(name)
         self._readers: dict[str, ContainerReader] = {}
         self._lock = threading.Lock()
+        self._failures: dict[str, InputError] = {}
+        self._closed = False
 
     @property
     def size(self) -> int:
@@ -194,11 +196,17 @@ class ShardedReader:
     def container(self, file: str) -> ContainerReader:
         """The open file called `file`, one of the index's shards."""
         with self._lock:
+            if self._closed:
+                raise UsageError("the set is closed; open it again")
+            if file in self._failures:
+                raise self._failures[file]
             if file not in self._readers:
                 try:
                     self._readers[file] = self._open(self._shards[file])
                 except UsageError as error:
-                    raise CorruptFileError(file, f"a file of the set cannot be opened ({error}); fetch it") from error
+                    problem = f"a file of the set cannot be opened ({error}); fetch it"
+                    self._failures[file] = CorruptFileError(file, problem)
+                    raise self._failures[file] from error
             return self._readers[file]
 
     def verify(self, progress: Callable[[int], None] | None = None) -> list[InputError]:
@@ -218,6 +226,7 @@ class ShardedReader:
     def close(self) -> None:
         """Let go of all files."""
         with self._lock:
+            self._closed = True
             for reader in self._readers.values():
                 reader.close()
 

@@ -9,6 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wcodec.coders.base import FrameLimits
+from wcodec.coders.video import VIDEO_CODERS
+from wcodec.pipeline import TensorCodec
+from wcodec.recipe import Recipe
+from wcodec.scales import Uniform
 from wcodec.tiling import CHUNK_ELEMENTS, Flat, Grid, Rows, choose_tiling
 
 SHAPES = st.lists(st.integers(1, 12), min_size=0, max_size=5).map(tuple)
@@ -46,6 +50,22 @@ def test_frames_keep_to_the_coders_limits(shape, limits):
     assert isinstance(grid, Grid)
     for side in (grid.height, grid.width):
         assert limits.low <= side <= limits.high
+
+
+EVERYDAY = [(4096, 14336), (5120, 13824), (8192, 28672), (17920, 6656), (3072, 24576), (13, 460_000), (1, 3_000_001)]
+"""Shapes of layers of well-known language models, and two whose rows fill a chunk badly."""
+
+
+@given(st.one_of(st.sampled_from(EVERYDAY), st.tuples(st.integers(1, 40_000), st.integers(1, 40_000))))
+def test_what_is_written_is_what_a_reader_takes(shape):
+    rows = Rows.of(shape)
+    chunks = {stop - start for start, stop in rows.chunks()}
+    assert max(chunks) - min(chunks) <= 1
+    quantizer = Uniform(8, True, (1, 0), "max")
+    for kind in VIDEO_CODERS.values():
+        coder = kind.of(8)
+        recipe = Recipe(quantizer, choose_tiling(rows, coder.limits), coder)
+        TensorCodec("f32", rows, recipe, None).check(chunks)
 
 
 @pytest.mark.parametrize("shape", [(512, 4608), (64, 3, 3, 3), (1000, 1280), (25088, 64), (3, 1 << 21), (96, 1, 3, 3)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -140,7 +141,8 @@ class Archive(Mapping[str, Array]):
                 return map(work, items)
             if self._pool is None:
                 self._pool = Workers(self._workers)
-            return self._pool.map(work, items)
+            results = self._pool.map(work, items)
+        return _unless_closed(results)
 
     def close(self) -> None:
         """Let go of the files and threads. Arrays already decoded stay valid."""
@@ -173,6 +175,13 @@ class Archive(Mapping[str, Array]):
             stored = parse_object(container.index.recipes[number], where)
             self._recipes[file, number] = Recipe.from_json(stored, where)
         return self._recipes[file, number]
+
+
+def _unless_closed(results: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from results
+    except CancelledError as error:
+        raise UsageError("the archive was closed while it was read; open it again") from error
 
 
 def open_archive(target: Target, *, workers: int | None = None) -> Archive:

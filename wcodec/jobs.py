@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from wcodec.choose import Choice, Symbols, choose
+from wcodec.errors import CoderError, CorruptFileError
 from wcodec.model import DTYPES
 from wcodec.pipeline import TensorCodec
 from wcodec.policy import Policy
@@ -47,6 +48,7 @@ def run_jobs(jobs: list[Job], policy: Policy, pool: Workers, writer: Writer, pro
     total, done = sum(job.nbytes for job in jobs), 0
     for coded in _coded(jobs, policy, pool):
         job, rows = coded.job, coded.codec.rows
+        _check_readable(job.name, coded.codec)
         quantizer = coded.codec.recipe.quantizer
         if isinstance(quantizer, Uniform) and coded.codec.scales is not None and rows.chunks():
             writer.add_side(pack_scales(coded.codec.scales, quantizer, job.dtype))
@@ -56,6 +58,14 @@ def run_jobs(jobs: list[Job], policy: Policy, pool: Workers, writer: Writer, pro
             if progress is not None:
                 progress(Progress(job.name, done, total))
         writer.add_tensor(job.name, job.dtype, job.shape, row_axes=rows.axes, recipe=coded.codec.recipe.to_json())
+
+
+def _check_readable(name: str, codec: TensorCodec) -> None:
+    """Hold a codec to what a reader demands, before anything is written by it."""
+    try:
+        codec.check({stop - start for start, stop in codec.rows.chunks()})
+    except CorruptFileError as error:
+        raise CoderError(f"tensor {name!r}: {error.problem}; use another coder") from error
 
 
 def _coded(jobs: list[Job], policy: Policy, pool: Workers) -> Iterator[_Coded]:

@@ -51,6 +51,8 @@ def load(
 def _wanted(archive: Archive, names: Iterable[str] | None, out: Mapping[str, Any] | None, strict: bool) -> list[str]:
     """The names to decode, in the archive's order; `MismatchError` where `strict` does not allow a difference."""
     patterns = {"*"} if names is None else {names} if isinstance(names, str) else set(names)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise UsageError("names are strings")
     exact = {pattern for pattern in patterns if pattern in archive}
     globs = [pattern for pattern in patterns if set(pattern) & set("*?[")]
     wanted = [name for name in archive if name in exact or any(matches(name, glob) for glob in globs)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -31,7 +32,7 @@ class Policy:
     `per` says what a scale serves: the tensor, one index of `axis` (None: the axis of output channels), or `group_size`
     consecutive indices of `axis` (None: the axis of inputs, after or before that of output channels), for every index
     of the axes before it and of the output channels, and over all of the axes after it. A tensor without axes to
-    choose from, or with fewer than 8 elements a channel, has one scale.
+    choose from, or with fewer than 8 elements a scale, has one.
 
     `coder` is "auto" or a coder's id; `qp` makes a video coder lossy, for quantized tensors only. `level` is that of
     the coders `zstd` and `floats`.
@@ -112,8 +113,10 @@ class Policy:
                 return (0,) * rank
             return tuple(int(place == axis) for place in range(rank))
         axis = min(channel + 1 if channel == 0 else channel - 1, rank - 1) if self.axis is None else self.axis % rank
-        before = [int(place < axis or place == channel) for place in range(rank)]
-        return (*before[:axis], self.group_size, *before[axis + 1 :])
+        block = [int(place < axis or place == channel) for place in range(rank)]
+        block[axis] = self.group_size
+        in_group = math.prod(min(b or n, n) for b, n in zip(block, tensor.shape, strict=True))
+        return (0,) * rank if rank > 1 and in_group < _LEAST_IN_CHANNEL else tuple(block)
 
 
 DEFAULT_POLICY = Policy()

@@ -42,16 +42,18 @@ def model_of(tensors: Mapping[str, Any]) -> Model:
     """
     arrays: dict[Any, Array] = {}
     named: dict[str, Array] = {}
+    held: list[Any] = []
     for name, given in tensors.items():
         if not isinstance(name, str):
             raise UsageError(f"{name!r} is not a name; a state dict has strings for keys")
-        if isinstance(given, np.ndarray):
-            named[name] = given
+        if isinstance(given, np.ndarray | np.generic):
+            named[name] = np.asarray(given)
             continue
         if not _is_tensor(given) or not _is_plain(given) or given.device.type == "meta":
             raise UsageError(f"tensor {name!r}: is neither a NumPy array nor a dense torch tensor with values")
         memory = (given.device, given.data_ptr(), given.dtype, given.shape, given.stride()) if given.numel() else name
         if memory not in arrays:
+            held.append(given)  # or its memory could become another tensor's
             arrays[memory] = _view(name, given.detach().cpu().resolve_conj().resolve_neg().contiguous())
         named[name] = arrays[memory]
     return Model.from_arrays(named)

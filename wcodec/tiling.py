@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -49,12 +50,11 @@ class Rows:
         return math.prod(self.trail)
 
     def chunks(self) -> list[tuple[int, int]]:
-        """Ranges [start, stop) of rows of nearly equal length, together the tensor; none for an empty one."""
+        """Ranges [start, stop) of rows, one row longer or shorter than another, together the tensor; none if empty."""
         if not self.count or not self.size:
             return []
-        pieces = math.ceil(self.count * self.size / CHUNK_ELEMENTS)
-        step = math.ceil(self.count / min(pieces, self.count))
-        return [(start, min(start + step, self.count)) for start in range(0, self.count, step)]
+        pieces = min(math.ceil(self.count * self.size / CHUNK_ELEMENTS), self.count)
+        return list(pairwise(-(-self.count * piece // pieces) for piece in range(pieces + 1)))
 
 
 class Flat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="id", tag="flat"):

@@ -29,7 +29,7 @@ def transcode(
     """Write the archive `target` with the tensors of `source` coded losslessly by `coder`, or by "auto" the smallest.
 
     Symbols and scales, and so the decoded numbers, stay bit for bit what they are, also where the source was coded
-    with loss. A tensor that the coder cannot hold, such as floats by a video coder, gets the smallest byte coder.
+    with loss. A kept tensor that the coder cannot hold, such as floats by a video coder, gets the smallest byte coder.
     Raises as `encode` and `open_archive` do.
     """
     check_different(source, target, shard_size)

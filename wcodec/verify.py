@@ -33,9 +33,13 @@ def _problems(archive: Archive, progress: ProgressCallback | None) -> list[Input
 
     problems = archive.check_bytes(lambda size: count("checksums", size))
     damaged = {problem.where for problem in problems if isinstance(problem, CorruptFileError)}
+    told = {str(problem) for problem in problems}
     for name in names:
-        found = {str(problem): problem for problem in _undecodable(archive, name)}
-        problems += [p for p in found.values() if not isinstance(p, CorruptFileError) or p.where not in damaged]
+        for problem in _undecodable(archive, name):
+            known = isinstance(problem, CorruptFileError) and problem.where in damaged
+            if not known and str(problem) not in told:
+                told.add(str(problem))
+                problems.append(problem)
         count(name, 1)
     return problems
 

@@ -21,6 +21,8 @@ from wcodec.formats.container import ContainerReader, ContainerWriter, chunk_pla
 from wcodec.formats.index import (
     MAX_CHUNK_ELEMENTS,
     MAX_GRAPH_RATIO,
+    MAX_INDEX_OBJECTS,
+    MAX_INDEX_PLAIN,
     MAX_NAME_BYTES,
     NO_REPORT,
     RATIO_SLACK,
@@ -234,13 +236,23 @@ def test_the_writer_refuses_chunks_without_a_tensor() -> None:
         {"ties": {"": "a"}},
         {"ties": {"\ud800": "a"}},
         {"metadata": {"a": "\ud800"}},
-        {"metadata": {"a": "x" * (1 << 21)}},
+        {"metadata": {"a": "x" * MAX_INDEX_PLAIN}},
+        {"metadata": {"a": "{" * (MAX_INDEX_OBJECTS + 1)}},
     ],
-    ids=str,
+    ids=lambda finish: str(finish)[:60],
 )
 def test_the_writer_refuses_to_finish(finish: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="cannot store"):
         written(("a", [b"1"]), **finish)
+
+
+def test_an_index_that_compresses_too_well_is_stored_as_it_is() -> None:
+    metadata = {"a": "x" * (1 << 21)}
+    data = written(("a", [b"1"]), metadata=metadata)
+    assert len(data) > 1 << 21
+    assert dissect(data).index["metadata"] == metadata
+    with ContainerReader(BytesSource(data)) as reader:
+        assert reader.index.metadata == metadata
 
 
 def test_the_writer_refuses_a_name_twice() -> None:
