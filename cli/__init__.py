@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 import click
@@ -40,8 +41,9 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: errors are one line on stderr, with the exit code of their kind."""
-    # ended politely, a command still removes its temporary files
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    if threading.current_thread() is threading.main_thread():
+        # ended politely, a command still removes its temporary files
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(_run(arguments))
 
 
