@@ -284,6 +284,7 @@ def test_an_archives_name_ends_as_archives_names_do(tmp_path):
         {"level": 3},
         {"per": "row"},
         {"bits": 7.5},
+        {"bits": "8"},
         {"coder": "hevc", "qp": 1.5},
         {"min_size": -1},
         {"fit": "best"},

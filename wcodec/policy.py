@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Literal, get_args
 
 from wcodec.coders import CODERS, Coder
@@ -54,7 +55,8 @@ class Policy:
     level: int | None = None
 
     def __post_init__(self) -> None:
-        for problem in (*self._mistyped(), *self._out_of_range()):
+        # one after the other: ranges have no meaning for what is of another type
+        for problem in chain(self._mistyped(), self._out_of_range()):
             raise UsageError(problem)
 
     def _mistyped(self) -> Iterator[str]:
