@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import click
 
 from wcodec.coders import CODERS
 from wcodec.errors import UsageError
 from wcodec.formats.shards import index_path
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 CODER_NAMES = ("auto", *sorted(CODERS))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -148,24 +149,28 @@ class ArchivedTensor:
 
     def decode_piece(self, piece: Piece, out: Array) -> None:
         """One chunk's numbers into `out`, C-contiguous of the tensor's dtype and shape (rows, *row)."""
-        where = chunk_place(self.entry.name, piece.number)
-        payload = self.container.payload(piece.chunk, where)
-        codec = self.codec
-        with locating(self.container.place(where)):
-            codec.decode(payload, piece.start, out)
+        with self._reading(piece) as payload:
+            self.codec.decode(payload, piece.start, out)
 
     def symbols(self, rows: tuple[int, int]) -> Array:
         """The symbols of rows [start, stop), shape (stop - start, *row), whatever chunks hold them."""
         start, stop = rows
         out = np.empty((stop - start, *self.rows.trail), self.codec.symbol_dtype)
         for piece in self._touched(start, stop):
-            where = chunk_place(self.entry.name, piece.number)
-            payload = self.container.payload(piece.chunk, where)
-            with locating(self.container.place(where)):
+            with self._reading(piece) as payload:
                 symbols = self.codec.decode_symbols(payload, piece.chunk.rows)
             begin, end = max(piece.start, start), min(piece.stop, stop)
             out[begin - start : end - start] = symbols[begin - piece.start : end - piece.start]
         return out
+
+    @contextmanager
+    def _reading(self, piece: Piece) -> Iterator[memoryview]:
+        """A chunk's payload, its checksum verified; damage that decoding it finds is told with its place."""
+        where = chunk_place(self.entry.name, piece.number)
+        payload = self.container.payload(piece.chunk, where)
+        self.codec  # noqa: B018, what is wrong with it is not the chunk's
+        with locating(self.container.place(where)):
+            yield payload
 
     def as_tensor(self) -> Tensor:
         """The tensor as part of a model, decoded block by block while an exporter writes it."""

@@ -52,10 +52,10 @@ def unpack_scales(payload: memoryview, quantizer: Uniform, dtype: str, rows: Row
     """The scales of a tensor of wcodec dtype `dtype`, from its side chunk; `CorruptFileError` if they are not."""
     if len(quantizer.block) != len(rows.shape):
         raise CorruptFileError("recipe", f"blocks of {len(quantizer.block)} axes for a tensor of {len(rows.shape)}")
-    size = _unpacked_bytes(math.prod(block_grid(rows.shape, quantizer.block)), quantizer, dtype)
+    grid = block_grid(rows.shape, quantizer.block)
+    size = _unpacked_bytes(math.prod(grid), quantizer, dtype)
     if size > SIDE_SLACK + SIDE_RATIO * len(payload):
         raise CorruptFileError("side chunk", f"{len(payload)} bytes cannot hold {size} bytes of scales")
-    grid = block_grid(rows.shape, quantizer.block)
     if len(payload) < _LENGTH.size:
         raise CorruptFileError("side chunk", "ends before the length of its scales")
     (length,) = _LENGTH.unpack_from(payload)

@@ -1,4 +1,4 @@
-"""Threads over chunks: the coders, zlib-like work and NumPy's loops release the GIL."""
+"""Threads over chunks: the coders and NumPy's loops release the GIL."""
 
 from __future__ import annotations
 
