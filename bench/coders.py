@@ -31,7 +31,7 @@ from wcodec.scales import Scales, Uniform
 from wcodec.tiling import Flat, Rows
 
 ROUNDS = 5
-LOSSLESS = ("raw", "zstd", "ffv1", "h264", "hevc", "av1", "vp9")
+LOSSLESS = ("raw", "zstd", "rans", "ffv1", "h264", "hevc", "av1", "vp9")
 
 
 def codec_for(symbols: Array, bits: int) -> TensorCodec:
@@ -66,7 +66,7 @@ def speeds(symbols: Array, bits: int) -> dict[str, tuple[float, float]]:
     runs: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in (*LOSSLESS, "zstandard -3")}
     for _ in range(ROUNDS):
         for name in LOSSLESS:
-            coder = named_coder(name, chunk.dtype, bits, None, None)
+            coder = named_coder(name, codec.rows, chunk.dtype, bits, None, None)
             assert coder is not None
             one = codec.with_coder(coder)
             frames = one.recipe.tiling.tile(chunk)
@@ -95,7 +95,7 @@ def measure(name: str, tensors: list[Array]) -> str:
     for coder_name in LOSSLESS:
         size = 0
         for symbols in tensors:
-            coder = named_coder(coder_name, symbols.dtype, bits, None, None)
+            coder = named_coder(coder_name, Rows.of(symbols.shape), symbols.dtype, bits, None, None)
             assert coder is not None
             size += coded_size(codec_for(symbols, bits).with_coder(coder), symbols)
         singles.append(size)

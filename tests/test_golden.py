@@ -28,7 +28,7 @@ def test_golden_archives_decode_to_known_values(name):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, policy in POLICIES.items() if policy.coder in ("raw", "zstd", "floats")]
+    "name", [name for name, policy in POLICIES.items() if policy.coder in ("raw", "zstd", "floats", "rans")]
 )
 def test_golden_archives_agree_with_a_decoder_written_from_the_specification(name):
     data = (FOLDER / f"{name}.wcodec").read_bytes()

@@ -34,6 +34,7 @@ EXIT_CODES = {
     "CorruptFileError": 3,
     "UnsupportedError": 3,
     "MissingDependencyError": 4,
+    "DeviceError": 4,
     "NonFiniteError": 1,
     "CoderError": 1,
     "MismatchError": 1,

@@ -16,6 +16,7 @@ from tests.support.plain_decoder import decode, frames_to_symbols
 from wcodec import CorruptFileError, Policy
 from wcodec.coders import CODERS, Coder, packets
 from wcodec.coders.floats import Floats
+from wcodec.coders.rans import Rans
 from wcodec.coders.raw import Raw
 from wcodec.coders.video import VIDEO_CODERS, QuantizedVideo
 from wcodec.coders.zstd import Zstd
@@ -117,9 +118,10 @@ def test_what_coders_take():
     told = {
         "symbols of any type": list(DTYPES.values()),
         "floats of 1, 2, 4 or 8 bytes": floats,
+        "8- and 16-bit integers": wholes,
         "8- and 16-bit integers of at most `depth` bits": wholes,
     }
-    coders: dict[str, Coder] = {"raw": Raw(), "zstd": Zstd(3, "planes"), "floats": Floats(3)}
+    coders: dict[str, Coder] = {"raw": Raw(), "zstd": Zstd(3, "planes"), "floats": Floats(3), "rans": Rans(128, 1)}
     coders |= {name: kind.of(8) for name, kind in VIDEO_CODERS.items()}
     for row in table("Coders"):
         if row["takes"]:

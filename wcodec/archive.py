@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from wcodec.archived import ArchivedTensor
+from wcodec.engine import Engine, engine_for
 from wcodec.errors import InputError, UsageError
 from wcodec.formats.container import ContainerReader
 from wcodec.formats.index import TensorEntry, parse_object
@@ -33,7 +34,8 @@ class Archive(Mapping[str, Array]):
     """
 
     def __init__(self, reader: ContainerReader | ShardedReader, workers: int | None = None) -> None:
-        self._workers = worker_count(workers)
+        self.workers = worker_count(workers)
+        """How many threads decode."""
         self._reader = reader
         self._lock = threading.Lock()
         self._pool: Workers | None = None
@@ -74,7 +76,8 @@ class Archive(Mapping[str, Array]):
         if file not in self._tables:
             self._tables[file] = {entry.name: entry for entry in self._container(file).index.tensors}
         entry = self._tables[file][stored_name]
-        return ArchivedTensor(name, entry, self._container(file), partial(self._recipe, file, entry.recipe), self.run)
+        recipe = partial(self._recipe, file, entry.recipe)
+        return ArchivedTensor(name, entry, self._container(file), recipe, self._engine, self.run)
 
     def tensors(self) -> list[ArchivedTensor]:
         """Every tensor, in order, tied ones once."""
@@ -137,10 +140,10 @@ class Archive(Mapping[str, Array]):
         with self._lock:
             if self._closed:
                 raise UsageError("the archive is closed; open it again")
-            if len(items) < 2 or self._workers == 1:
+            if len(items) < 2 or self.workers == 1:
                 return map(work, items)
             if self._pool is None:
-                self._pool = Workers(self._workers)
+                self._pool = Workers(self.workers)
             results = self._pool.map(work, items)
         return _unless_closed(results)
 
@@ -167,6 +170,9 @@ class Archive(Mapping[str, Array]):
     def _last(self) -> ContainerReader:
         """The file that speaks for the whole model."""
         return self._container(self._reader.index.shards[-1].file if isinstance(self._reader, ShardedReader) else _ONLY)
+
+    def _engine(self) -> Engine:
+        return engine_for(sum(tensor.size for tensor in self.tensors()))
 
     def _recipe(self, file: str, number: int) -> Recipe:
         if (file, number) not in self._recipes:

@@ -11,6 +11,8 @@ from itertools import accumulate
 
 import numpy as np
 
+from wcodec.coders.rans import Rans
+from wcodec.engine import HOST, Engine
 from wcodec.errors import AllocationError, CorruptFileError, MismatchError, UsageError
 from wcodec.formats.container import ContainerReader, chunk_place, side_place
 from wcodec.formats.index import Chunk, TensorEntry
@@ -47,6 +49,7 @@ class ArchivedTensor:
     entry: TensorEntry
     container: ContainerReader
     find_recipe: Callable[[], Recipe]
+    find_engine: Callable[[], Engine]
     run: Runner
 
     def __repr__(self) -> str:
@@ -95,7 +98,8 @@ class ArchivedTensor:
     @cached_property
     def codec(self) -> TensorCodec:
         """The recipe with the tensor's scales, which are read from its side information."""
-        codec = TensorCodec(self.dtype, self.rows, self.recipe, self._scales())
+        engine = self.find_engine() if isinstance(self.recipe.coder, Rans) else HOST
+        codec = TensorCodec(self.dtype, self.rows, self.recipe, self._scales(), engine)
         with locating(self.container.place(f"tensor {self.entry.name!r}")):
             codec.check({piece.chunk.rows for piece in self.pieces})
         return codec
@@ -149,22 +153,28 @@ class ArchivedTensor:
 
     def decode_piece(self, piece: Piece, out: Array) -> None:
         """One chunk's numbers into `out`, C-contiguous of the tensor's dtype and shape (rows, *row)."""
-        with self._reading(piece) as payload:
+        with self.reading(piece) as payload:
             self.codec.decode(payload, piece.start, out)
+
+    def decode_frames(self, piece: Piece, out: Array) -> None:
+        """One chunk's frames of symbols into `out`, of one axis: neither untiled nor held against their range."""
+        shape = self.recipe.tiling.frames_shape(piece.chunk.rows, self.rows.size)
+        with self.reading(piece) as payload:
+            self.recipe.coder.decode(payload, out.reshape(shape))
 
     def symbols(self, rows: tuple[int, int]) -> Array:
         """The symbols of rows [start, stop), shape (stop - start, *row), whatever chunks hold them."""
         start, stop = rows
         out = np.empty((stop - start, *self.rows.trail), self.codec.symbol_dtype)
         for piece in self._touched(start, stop):
-            with self._reading(piece) as payload:
+            with self.reading(piece) as payload:
                 symbols = self.codec.decode_symbols(payload, piece.chunk.rows)
             begin, end = max(piece.start, start), min(piece.stop, stop)
             out[begin - start : end - start] = symbols[begin - piece.start : end - piece.start]
         return out
 
     @contextmanager
-    def _reading(self, piece: Piece) -> Iterator[memoryview]:
+    def reading(self, piece: Piece) -> Iterator[memoryview]:
         """A chunk's payload, its checksum verified; damage that decoding it finds is told with its place."""
         where = chunk_place(self.entry.name, piece.number)
         payload = self.container.payload(piece.chunk, where)

@@ -12,6 +12,7 @@ import numpy as np
 
 from wcodec.coders import CODERS, Coder
 from wcodec.coders.floats import Floats
+from wcodec.coders.rans import Rans
 from wcodec.coders.raw import Raw
 from wcodec.coders.video import VIDEO_CODERS, VideoCoder
 from wcodec.coders.zstd import Zstd
@@ -19,6 +20,7 @@ from wcodec.errors import CoderError, MissingDependencyError, UsageError
 from wcodec.model import Array
 from wcodec.pipeline import TensorCodec
 from wcodec.policy import Policy
+from wcodec.tiling import Rows
 from wcodec.workers import Runner
 
 Symbols = Callable[[tuple[int, int]], Array]
@@ -93,26 +95,40 @@ def _candidates(codec: TensorCodec, policy: Policy) -> list[Coder]:
     """The coders to try. A named coder that cannot hold a kept tensor leaves it to the lossless byte coders."""
     dtype, bits, quantized = codec.symbol_dtype, codec.bits, codec.scales is not None
     if policy.coder != "auto":
-        coder = named_coder(policy.coder, dtype, bits, policy.qp if quantized else None, policy.level)
+        coder = named_coder(policy.coder, codec.rows, dtype, bits, policy.qp if quantized else None, policy.level)
         if coder is not None:
             return [coder]
         if quantized:
             hint = "keep the tensors (lossless)" if policy.coder == "floats" else "take another coder, or fewer bits"
             raise UsageError(f"{policy.coder} has no form for integer symbols of {bits} bits; {hint}")
-    coders = [Raw(), *(Zstd.suited(level, dtype, bits) for level in _TRIAL_LEVELS), *map(Floats, _TRIAL_LEVELS)]
+    coders: list[Coder] = [
+        Raw(),
+        *(Zstd.suited(level, dtype, bits) for level in _TRIAL_LEVELS),
+        *map(Floats, _TRIAL_LEVELS),
+    ]
+    if policy.coder == "auto":
+        coders.append(_rans_for(codec.rows))
     if policy.coder == "auto" and math.prod(codec.rows.shape) >= _SMALLEST_VIDEO:
-        coders += [coder for name in VIDEO_CODERS if (coder := named_coder(name, dtype, bits, None, None))]
+        coders += [coder for name in VIDEO_CODERS if (coder := named_coder(name, codec.rows, dtype, bits, None, None))]
     return [coder for coder in coders if coder.takes(dtype, bits)]
 
 
-def named_coder(name: str, dtype: np.dtype[Any], bits: int, qp: int | None, level: int | None) -> Coder | None:
-    """The coder of this id, in the form for such symbols; None where it has none."""
+def named_coder(
+    name: str, rows: Rows, dtype: np.dtype[Any], bits: int, qp: int | None, level: int | None
+) -> Coder | None:
+    """The coder of this id, in the form for such rows of such symbols; None where it has none."""
     kind = CODERS[name]
     if issubclass(kind, VideoCoder):
         return kind.suited(dtype, bits, qp)
     coder: Coder
     if kind is Zstd:
         coder = Zstd.suited(level or DEFAULT_LEVEL, dtype, bits)
+    elif kind is Rans:
+        coder = _rans_for(rows)
     else:
         coder = Floats(level or DEFAULT_LEVEL) if kind is Floats else Raw()
     return coder if coder.takes(dtype, bits) else None
+
+
+def _rans_for(rows: Rows) -> Rans:
+    return Rans.suited(math.prod(rows.shape), rows.trail_from(2))

@@ -10,6 +10,7 @@ from typing import Any
 from wcodec.archive import Archive
 from wcodec.choose import Symbols
 from wcodec.coders.raw import Raw
+from wcodec.engine import HOST, Engine, engine_for
 from wcodec.errors import NonFiniteError, UsageError
 from wcodec.fitting import fit_scales
 from wcodec.formats import read_model
@@ -54,13 +55,14 @@ def encode(
         policy.check_patterns(model.tensors)
         pool = stack.enter_context(Workers(workers))
         writer = stack.enter_context(archive_writer(target, shard_size))
-        run_jobs([_job(tensor, policy) for tensor in model.tensors], policy, pool, writer, progress)
+        engine = engine_for(sum(tensor.size for tensor in model.tensors)) if policy.coder in ("auto", "rans") else HOST
+        run_jobs([_job(tensor, policy, engine) for tensor in model.tensors], policy, pool, writer, progress)
         if model.graph is not None:
             writer.set_graph(model.graph)
         writer.finish(metadata={**model.metadata, **(metadata or {})}, ties=model.ties)
 
 
-def _job(tensor: Tensor, policy: Policy) -> Job:
+def _job(tensor: Tensor, policy: Policy, engine: Engine) -> Job:
     def settle(run: Runner) -> tuple[TensorCodec, Symbols]:
         quantizer, scales = policy.quantizer(tensor), None
         if not isinstance(quantizer, Keep):
@@ -70,7 +72,7 @@ def _job(tensor: Tensor, policy: Policy) -> Job:
                 if not policy.lossless_nonfinite:
                     raise
                 quantizer = Keep()
-        codec = TensorCodec(tensor.dtype, Rows.of(tensor.shape), Recipe(quantizer, Flat(), Raw()), scales)
+        codec = TensorCodec(tensor.dtype, Rows.of(tensor.shape), Recipe(quantizer, Flat(), Raw()), scales, engine)
         return codec, lambda chunk: codec.read_symbols(tensor, *chunk)
 
     return Job(tensor.name, tensor.dtype, tensor.shape, settle)

@@ -6,6 +6,7 @@
     │   ├── CorruptFileError       3  damaged or hostile bytes; names the place
     │   └── UnsupportedError       3  sound, but newer or other than this version understands
     ├── MissingDependencyError     4  a device, decoder or optional package is absent; names what to install
+    ├── DeviceError                4  a device failed: its driver, a build or a launch; names the kernel
     ├── NonFiniteError             1  a NaN or an infinity where quantization needs numbers
     ├── CoderError                 1  a coder could not store the symbols, or not without loss
     ├── MismatchError              1  names, shapes or dtypes differ from what was asked for
@@ -56,6 +57,12 @@ class UnsupportedError(InputError):
 
 class MissingDependencyError(WcodecError, ImportError):
     """A device, decoder or optional package is absent; the message names the command that installs it."""
+
+    exit_code = 4
+
+
+class DeviceError(WcodecError):
+    """A device failed at what it should be able to do; names the kernel or the step, with the driver's own words."""
 
     exit_code = 4
 

@@ -1,50 +1,95 @@
-"""Archives into memory: a dict of NumPy arrays, a torch state dict, or arrays and tensors the caller has."""
+"""Archives into memory, the host's or a device's: new arrays and tensors, or such as the caller has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
-
-import numpy as np
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from wcodec.archive import Archive, opened
-from wcodec.archived import ArchivedTensor, Piece
+from wcodec.archived import ArchivedTensor
 from wcodec.errors import MismatchError, UsageError
+from wcodec.filling import Counter, check_all, shared, summary
 from wcodec.formats.source import Target
-from wcodec.model import DTYPES, Array
 from wcodec.policy import matches
-from wcodec.tensors import array_of, empty_tensor
-from wcodec.workers import Progress, ProgressCallback
+from wcodec.tensors import Memory, check_torch_device, empty_tensor, memory_of
+from wcodec.workers import ProgressCallback
+
+if TYPE_CHECKING:
+    from wcodec.opencl.device import Device
+    from wcodec.opencl.layout import PackedLayout
 
 
 def load(
     source: Target | Archive,
-    device: Literal["cpu", "torch"] = "cpu",
+    device: str | Device = "cpu",
     *,
     out: Mapping[str, Any] | None = None,
     names: Iterable[str] | None = None,
     strict: bool = True,
+    dtype: Literal["f16", "f32"] | None = None,
+    layout: PackedLayout | None = None,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Decode an archive, chunks in parallel: name to array, in the archive's order.
 
-    `device` "cpu" gives NumPy arrays, "torch" CPU tensors that `module.load_state_dict` takes; tied names share one
-    array. `out` maps names to arrays, or CPU tensors, of the same dtype and shape, which are filled in place and
-    returned, as in `out=module.state_dict()`. `names` restricts what is decoded, by name or shell pattern.
+    `device` says what the tensors are and where: "cpu" NumPy arrays; "torch" tensors on the CPU that
+    `module.load_state_dict` takes, "torch:cuda:1" and the like on torch's device of that name; "opencl" `DeviceTensor`s
+    on the first OpenCL device that works, "opencl:1" on that of this number, or a `Device` that was opened before.
+    Tied names share one tensor.
+
+    `out` maps names to what is filled in place and returned: arrays or tensors of the same dtype and shape, as in
+    `out=module.state_dict()`, on whatever device they are; or `DeviceTensor`s of the same device. `names` restricts
+    what is decoded, by name or shell pattern.
+
+    On OpenCL devices, floats become `dtype`, f16 unless it says f32, and those of two or more axes lie in `layout`, or
+    in C order. Nothing is dequantized on the host, which holds no more than 64 MiB at a time.
 
     With `strict`, `out` must name exactly the archive's tensors (those picked by `names`), and every one of `names`
     must match; without, what is missing on either side is passed over. `MismatchError` tells every difference in
-    names, dtypes and shapes before anything is filled; `CorruptFileError` a damaged place.
+    names, dtypes and shapes before anything is filled; `CorruptFileError` a damaged place; `MissingDependencyError`
+    that there is no such device, and what to install.
     """
-    if device not in ("cpu", "torch"):
-        raise UsageError(f"unknown device {device!r}; there are 'cpu' and 'torch'")
+    target = _target(device, dtype, layout)
     with opened(source, workers) as archive:
         wanted = [archive.tensor(name) for name in _wanted(archive, names, out, strict)]
-        result = _allocate(wanted, device) if out is None else {tensor.name: out[tensor.name] for tensor in wanted}
-        arrays = {name: array_of(name, given) for name, given in result.items()}
-        _check_fit(wanted, arrays)
-        _fill(archive, wanted, arrays, progress)
+        given = out if out is None else {tensor.name: out[tensor.name] for tensor in wanted}
+        return target(archive, wanted, given, progress)
+
+
+Filled = Callable[[Archive, list[ArchivedTensor], Mapping[str, Any] | None, ProgressCallback | None], dict[str, Any]]
+
+
+def _target(device: str | Device, dtype: str | None, layout: PackedLayout | None) -> Filled:
+    """What loads onto a device; `UsageError` for one that is not known or has no such options."""
+    kind = device.partition(":")[0] if isinstance(device, str) else "opencl"
+    if kind == "opencl":
+        from wcodec.opencl.loading import load_onto
+
+        return partial(load_onto, device, dtype or "f16", layout)
+    if dtype is not None or layout is not None:
+        raise UsageError(f"dtype and layout are for OpenCL devices; on {device!r} tensors have their own")
+    if device == "cpu":
+        return partial(_load, lambda tensor: tensor.empty(tensor.shape))
+    if kind == "torch":
+        place = str(device).partition(":")[2] or "cpu"
+        check_torch_device(place)
+        return partial(_load, lambda tensor: empty_tensor(tensor, place))
+    raise UsageError(f"unknown device {device!r}; there are 'cpu', 'torch', 'torch:cuda' and 'opencl'")
+
+
+def _load(
+    make: Callable[[ArchivedTensor], Any],
+    archive: Archive,
+    wanted: list[ArchivedTensor],
+    out: Mapping[str, Any] | None,
+    progress: ProgressCallback | None,
+) -> dict[str, Any]:
+    result = dict(out) if out is not None else shared(wanted, make)
+    memory = {name: memory_of(name, given) for name, given in result.items()}
+    check_all(wanted, lambda tensor: memory[tensor.name].check(tensor))
+    _fill(archive, wanted, memory, progress)
     return result
 
 
@@ -65,55 +110,20 @@ def _wanted(archive: Archive, names: Iterable[str] | None, out: Mapping[str, Any
         problems += [f"nothing was given for {name!r}" for name in wanted if name not in out]
         wanted = [name for name in wanted if name in out]
     if strict and problems:
-        raise MismatchError(_summary(problems))
+        raise MismatchError(summary(problems))
     return wanted
 
 
-def _allocate(wanted: list[ArchivedTensor], device: str) -> dict[str, Any]:
-    """An array or a tensor for every name, the same one for names that are tied."""
-    made: dict[str, Any] = {}
-    for tensor in wanted:
-        if tensor.entry.name not in made:
-            made[tensor.entry.name] = empty_tensor(tensor) if device == "torch" else tensor.empty(tensor.shape)
-    return {tensor.name: made[tensor.entry.name] for tensor in wanted}
-
-
-def _check_fit(wanted: list[ArchivedTensor], arrays: Mapping[str, Array]) -> None:
-    problems = []
-    for tensor in wanted:
-        try:
-            tensor.check_fits(arrays[tensor.name])
-        except MismatchError as error:
-            problems.append(str(error))
-    if problems:
-        raise MismatchError(_summary(problems))
-
-
 def _fill(
-    archive: Archive, wanted: list[ArchivedTensor], arrays: Mapping[str, Array], progress: ProgressCallback | None
+    archive: Archive, wanted: list[ArchivedTensor], memory: Mapping[str, Memory], progress: ProgressCallback | None
 ) -> None:
-    """Decode every tensor once; names tied to it get a copy where they have an array of their own."""
+    """Decode every tensor once; names tied to it get a copy where they have memory of their own."""
     first = {tensor.entry.name: tensor for tensor in reversed(wanted)}
     for _ in archive.run(lambda tensor: tensor.codec, first.values()):
         pass
     work = [(tensor, piece) for tensor in first.values() for piece in tensor.pieces]
-    total, done = sum(tensor.nbytes for tensor in first.values()), 0
-
-    def decode(item: tuple[ArchivedTensor, Piece]) -> None:
-        tensor, piece = item
-        rows = arrays[tensor.name].reshape(tensor.rows.count, *tensor.rows.trail)
-        tensor.decode_piece(piece, rows[piece.start : piece.stop])
-
-    for (tensor, piece), _ in zip(work, archive.run(decode, work), strict=True):
-        done += piece.chunk.rows * tensor.rows.size * DTYPES[tensor.dtype].itemsize
-        if progress is not None:
-            progress(Progress(tensor.name, done, total))
+    report = Counter(first.values(), progress)
+    for (tensor, piece), _ in zip(work, archive.run(lambda item: memory[item[0].name].fill(*item), work), strict=True):
+        report(tensor, piece)
     for tensor in wanted:
-        target, source = arrays[tensor.name], arrays[first[tensor.entry.name].name]
-        if not np.may_share_memory(target, source):
-            target[...] = source
-
-
-def _summary(problems: list[str]) -> str:
-    more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-    return "; ".join(problems[:3]) + more
+        memory[tensor.name].copy(memory[first[tensor.entry.name].name])

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from wcodec.coders import Coder
+from wcodec.coders.rans import Rans
+from wcodec.engine import HOST, Engine
 from wcodec.errors import CoderError, CorruptFileError
 from wcodec.model import DTYPES, FLOATS, Array, Tensor
 from wcodec.recipe import Recipe
@@ -26,12 +28,16 @@ _PADDING = 1 << 16
 
 @dataclass(frozen=True)
 class TensorCodec:
-    """What it takes to code and decode the chunks of one tensor. `scales` is None where the quantizer is `Keep`."""
+    """What it takes to code and decode the chunks of one tensor. `scales` is None where the quantizer is `Keep`.
+
+    `engine` is what codes them if the coder is `rans`.
+    """
 
     dtype: str
     rows: Rows
     recipe: Recipe
     scales: Scales | None
+    engine: Engine = HOST
 
     @property
     def symbol_dtype(self) -> np.dtype[Any]:
@@ -76,13 +82,20 @@ class TensorCodec:
         """A chunk's symbols to its bytes. Lossless coders are held to it: `CoderError` if the decode differs."""
         coder = self.recipe.coder
         frames = self.recipe.tiling.tile(symbols)
-        payload = coder.encode(frames)
+        payload = self.engine.encode(coder, frames) if isinstance(coder, Rans) else coder.encode(frames)
         if coder.lossless:
             decoded = np.empty_like(frames)
-            coder.decode(payload, decoded)
+            self.decode_frames(payload, decoded)
             if not np.array_equal(decoded.view(np.uint8), frames.view(np.uint8)):
                 raise CoderError(f"{coder.id} did not give back the symbols it was given; use another coder")
         return payload
+
+    def decode_frames(self, payload: bytes | memoryview, frames: Array) -> None:
+        """A chunk's bytes to its frames, in the tiling's shape."""
+        if isinstance(self.recipe.coder, Rans):
+            self.engine.decode(self.recipe.coder, payload, frames)
+        else:
+            self.recipe.coder.decode(payload, frames)
 
     def decode_symbols(self, payload: bytes | memoryview, rows: int, out: Array | None = None) -> Array:
         """A chunk's bytes to its symbols, shape (rows, *row), in `out` if it is given."""
@@ -90,7 +103,7 @@ class TensorCodec:
         shape = tiling.frames_shape(rows, self.rows.size)
         in_place = out is not None and tiling.in_place
         frames = out.reshape(shape) if out is not None and in_place else np.empty(shape, self.symbol_dtype)
-        self.recipe.coder.decode(payload, frames)
+        self.decode_frames(payload, frames)
         symbols = tiling.untile(frames, rows, self.rows.size).reshape(rows, *self.rows.trail)
         self._bound(symbols)
         if out is None:
@@ -111,6 +124,14 @@ class TensorCodec:
         numbers = symbols.view(np.uint8) if symbols.dtype == np.bool_ else symbols
         if numbers.min() < low or numbers.max() > high:
             raise CorruptFileError(f"{self.recipe.coder.id} payload", f"holds symbols beyond {low} to {high}")
+
+    def symbol_range(self) -> tuple[int, int]:
+        """The least and the greatest symbol, 0 for both where symbols are no integers of 8 or 16 bits."""
+        if (ends := self._ends()) is not None:
+            return ends
+        if self.symbol_dtype.kind not in "iu" or self.symbol_dtype.itemsize > 2:
+            return 0, 0
+        return int(np.iinfo(self.symbol_dtype).min), int(np.iinfo(self.symbol_dtype).max)
 
     def _ends(self) -> tuple[int, int] | None:
         """The least and the greatest symbol, where the symbols' dtype goes further."""

@@ -49,6 +49,10 @@ class Rows:
     def size(self) -> int:
         return math.prod(self.trail)
 
+    def trail_from(self, axis: int) -> tuple[int, ...]:
+        """The sides of a row that are the tensor's from axis `axis` on, such as those of convolution kernels from 2."""
+        return self.shape[max(self.axes, axis) :]
+
     def chunks(self) -> list[tuple[int, int]]:
         """Ranges [start, stop) of rows, one row longer or shorter than another, together the tensor; none if empty."""
         if not self.count or not self.size:

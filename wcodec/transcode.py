@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from wcodec.archive import Archive, open_archive
 from wcodec.archived import ArchivedTensor
+from wcodec.engine import HOST, Engine, engine_for
 from wcodec.formats.source import Target
 from wcodec.jobs import Job, run_jobs
 from wcodec.pipeline import TensorCodec
@@ -38,18 +39,19 @@ def transcode(
         archive = source if isinstance(source, Archive) else stack.enter_context(open_archive(source, workers=workers))
         pool = stack.enter_context(Workers(workers))
         writer = stack.enter_context(archive_writer(target, shard_size))
-        run_jobs([_job(tensor) for tensor in archive.tensors()], policy, pool, writer, progress)
+        engine = engine_for(sum(tensor.size for tensor in archive.tensors())) if coder in ("auto", "rans") else HOST
+        run_jobs([_job(tensor, engine) for tensor in archive.tensors()], policy, pool, writer, progress)
         graph = archive.graph()
         if graph is not None:
             writer.set_graph(graph)
         writer.finish(metadata=archive.metadata, ties=archive.ties, fidelity=archive.fidelity)
 
 
-def _job(tensor: ArchivedTensor) -> Job:
-    return Job(tensor.name, tensor.dtype, tensor.shape, lambda run: (_rechunked(tensor), tensor.symbols))
+def _job(tensor: ArchivedTensor, engine: Engine) -> Job:
+    return Job(tensor.name, tensor.dtype, tensor.shape, lambda run: (_rechunked(tensor, engine), tensor.symbols))
 
 
-def _rechunked(tensor: ArchivedTensor) -> TensorCodec:
+def _rechunked(tensor: ArchivedTensor, engine: Engine) -> TensorCodec:
     """The tensor's codec with the rows a new archive has, which need not be those of the old one's writer."""
     codec, rows = tensor.codec, Rows.of(tensor.shape)
-    return replace(codec, rows=rows, scales=codec.scales and replace(codec.scales, rows=rows))
+    return replace(codec, engine=engine, rows=rows, scales=codec.scales and replace(codec.scales, rows=rows))

@@ -6,6 +6,7 @@ import pytest
 
 from wcodec.coders import CODERS
 from wcodec.coders.floats import Floats
+from wcodec.coders.rans import Rans
 from wcodec.coders.raw import Raw
 from wcodec.coders.video import VIDEO_CODERS
 from wcodec.coders.zstd import Zstd
@@ -16,6 +17,7 @@ BYTE_CODERS = [
     Raw(),
     *(Zstd(level, layout) for layout in ("bytes", "planes", "nibbles", "crumbs") for level in (1, 19)),
     Floats(3),
+    Rans(128, 1),
 ]
 CASES = [(coder, dtype, bits) for coder in BYTE_CODERS for dtype, bits in SYMBOL_KINDS if coder.takes(dtype, bits)]
 

@@ -1,7 +1,7 @@
 """Makes v1/archives/*.wcodec, which pin every quantizer, tiling and coder as whole files.
 
-Run once; golden files are only ever added. The values are made by integer arithmetic and quantize without error, so
-that what a file decodes to is known without the library.
+Golden files are only ever added: those that exist are left as they are. The values are made by integer arithmetic and
+quantize without error, so that what a file decodes to is known without the library.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ POLICIES = {
     "zstd-asymmetric-12": Policy(coder="zstd", bits=12, symmetric=False, min_size=1),
     "zstd-lossless": Policy(coder="zstd", lossless=True),
     "floats": Policy(coder="floats", lossless=True),
+    "rans": Policy(coder="rans", min_size=1),
+    "rans-4": Policy(coder="rans", bits=4, min_size=1),
+    "rans-asymmetric-12": Policy(coder="rans", bits=12, symmetric=False, min_size=1),
+    "rans-2": Policy(coder="rans", bits=2, min_size=1),
+    "rans-12": Policy(coder="rans", bits=12, min_size=1),
     "h264": Policy(coder="h264", min_size=1),
     "hevc-10": Policy(coder="hevc", bits=10, min_size=1),
     "av1": Policy(coder="av1", min_size=1),
@@ -52,7 +57,13 @@ def tensors(policy: Policy) -> dict[str, Array]:
     steps = 2.0 ** -(np.arange(24)[:, None] % 5)
     weights = numbers(policy.bits, 24, 40, policy.symmetric) * steps
     bits = min(policy.bits, 8)
+    more = {}
+    if policy.coder == "rans":
+        more["conv"] = smooth_kernels(policy.bits, policy.symmetric)
+        # long rows, each with a middle of its own
+        more["u8"] = (numbers(6, 3, 9000) + np.array([[40], [120], [200]])).astype(np.uint8)
     return {
+        **more,
         "f32": weights.astype(np.float32),
         "f64": weights.astype(np.float64),
         "bf16": (numbers(bits, 24, 40) * steps).astype(ml_dtypes.bfloat16) if policy.bits <= 8 else weights[0],
@@ -65,9 +76,21 @@ def tensors(policy: Policy) -> dict[str, Array]:
     }
 
 
+def smooth_kernels(bits: int, symmetric: bool) -> Array:
+    """Kernels whose weights are like their neighbours: f32 of shape (40, 30, 3, 3), every row reaching both ends."""
+    rough = numbers(bits, 40 * 30, 16, symmetric).reshape(-1, 4, 4)
+    low, high = rough.min(), rough.max()
+    sums = rough[:, :3, :3] + rough[:, 1:, :3] + rough[:, :3, 1:] + rough[:, 1:, 1:]
+    smooth = np.clip(sums // 3, low, high).reshape(40, -1)
+    smooth[:, 0], smooth[:, 1] = low, high
+    return (smooth * 2.0 ** -(np.arange(40)[:, None] % 3)).reshape(40, 30, 3, 3).astype(np.float32)
+
+
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, policy in POLICIES.items():
+        if (FOLDER / f"{name}.wcodec").exists():
+            continue
         with (FOLDER / f"{name}.wcodec").open("xb") as file:
             wcodec.encode(wcodec.Model.from_arrays(tensors(policy)), file, policy)
 

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import zstandard
 
+from tests.support import plain_rans
 from tests.support.containers import dissect
 
 Array = np.ndarray[Any, Any]
@@ -64,6 +65,10 @@ def _tensor(
 def frames_to_symbols(recipe: Any, payload: bytes, rows: int, row_size: int, kind: np.dtype[Any]) -> Array:
     """The symbols of one chunk, in C order."""
     tiling, count = recipe["tiling"], rows * row_size
+    if recipe["coder"]["id"] == "rans":
+        assert tiling["id"] == "flat"
+        period, lane = recipe["coder"]["period"], recipe["coder"]["lane"]
+        return np.array(plain_rans.decode(payload, rows, row_size, period, lane), kind)
     if tiling["id"] == "flat":
         return _symbols(recipe["coder"], payload, count, kind)
     lines = -(-count // tiling["line"])

@@ -7,10 +7,13 @@ from types import MappingProxyType
 
 from wcodec.coders.base import Coder
 from wcodec.coders.floats import Floats
+from wcodec.coders.rans import Rans
 from wcodec.coders.raw import Raw
 from wcodec.coders.video import VIDEO_CODERS
 from wcodec.coders.zstd import Zstd
 
-CODERS: Mapping[str, type[Coder]] = MappingProxyType({"raw": Raw, "zstd": Zstd, "floats": Floats, **VIDEO_CODERS})
+CODERS: Mapping[str, type[Coder]] = MappingProxyType(
+    {"raw": Raw, "zstd": Zstd, "floats": Floats, "rans": Rans, **VIDEO_CODERS}
+)
 
 __all__ = ["CODERS", "Coder"]

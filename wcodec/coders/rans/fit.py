@@ -1,0 +1,228 @@
+"""Finding the model of a chunk: prediction by least squares, scales by their mean squares, tables by their cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wcodec.coders.rans.model import FRACTION, LAGS, MOST_CLASSES, Model
+from wcodec.coders.rans.tables import LARGEST, PRECISION, SCALES, SHAPES, SMALLEST, STORED, measured
+
+_SAMPLE = 1 << 18
+"""Symbols of a chunk that predictions and tables are chosen on; scales are found on all of them."""
+
+_ESCAPED = 20.0
+"""Bits that an escaped symbol takes, roughly."""
+
+_SPARE = 0.002
+"""Bits a symbol that escapes may cost for the sake of smaller tables."""
+
+_STORED_BITS = 9
+"""What an entry of a stored table takes in the payload."""
+
+_SCALE_BITS = 3.5
+"""What a scale takes in the payload, and saves by chance alone."""
+
+_ROUNDING = 1 / 12
+"""The mean square that rounding to integers leaves."""
+
+Floats = NDArray[np.float32]
+
+
+def fit(symbols: NDArray[Any], period: int) -> Model:
+    """A model of symbols of shape (rows, row size), a chunk's; 8- or 16-bit integers."""
+    origin, low = _reach(symbols)
+    levels = symbols.astype(np.int32) - origin >> low
+    center = _centers(levels)
+    heights = (levels - center[:, None]).astype(np.float32).reshape(len(symbols), -1, period)
+    rows = _sample(len(heights), heights.size)
+    some = heights[rows]
+    coefficients = _coefficients(some.reshape(-1, period))
+    plain = Model(LARGEST, 1, origin, low, center, *_flat(len(symbols), period), coefficients, _CLASSES, _NONE)
+    matrix = plain.lag_matrix()
+    left = heights if matrix is None else heights - heights @ matrix.T
+    row, column, position = _scales(np.square(left) + np.float32(_ROUNDING))
+    return _with_tables(plain, some, row, column, position, rows)
+
+
+_CLASSES, _NONE = np.zeros((1, 2), np.uint8), np.zeros((0, 1, LARGEST), np.uint16)
+
+
+def _flat(rows: int, period: int) -> tuple[NDArray[np.int8], NDArray[np.int8], NDArray[np.int8]]:
+    return np.zeros(rows, np.int8), np.zeros(1, np.int8), np.zeros(period, np.int8)
+
+
+def _reach(symbols: NDArray[Any]) -> tuple[int, int]:
+    """Origin and number of low bits that bring symbols into 8 bits."""
+    if symbols.itemsize == 1:
+        return (-128 if symbols.dtype.kind == "i" else 0), 0
+    least, most = int(symbols.min()), int(symbols.max())
+    return least, max(0, (most - least).bit_length() - 8)
+
+
+def _centers(levels: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """The middle level of all rows, or of every row where that saves more than it costs."""
+    means = levels.mean(axis=1)
+    within = levels.var(axis=1).mean() + _ROUNDING
+    saved = levels.size / 2 * np.log2((within + means.var()) / within)
+    chosen: NDArray[np.float64] = means if saved > 10 * len(means) else means.mean(keepdims=True)
+    return np.rint(chosen).astype(np.uint8)
+
+
+def _coefficients(kernels: Floats) -> NDArray[np.int8] | None:
+    """What each height in a kernel is predicted with from those before it, in 64ths; None if that is not worth it."""
+    period = kernels.shape[1]
+    if period == 1:
+        return None
+    products = (kernels.T @ kernels).astype(np.float64) / len(kernels)
+    rounded = np.zeros((period, LAGS), np.int8)
+    saved = 0.0
+    for place in range(1, period):
+        lags = np.arange(place - 1, place - 1 - min(place, LAGS), -1)
+        inner, outer = products[np.ix_(lags, lags)], products[lags, place]
+        weights = np.linalg.solve(inner + (1e-3 + 1e-6 * np.trace(inner)) * np.eye(len(lags)), outer)
+        rounded[place, : len(lags)] = np.clip(np.rint(weights * (1 << FRACTION)), -128, 127)
+        used = rounded[place, : len(lags)] / (1 << FRACTION)
+        left = products[place, place] - 2 * used @ outer + used @ inner @ used
+        saved += len(kernels) / 2 * np.log2((products[place, place] + _ROUNDING) / (max(0.0, left) + _ROUNDING))
+    return rounded if saved > 6 * rounded.size else None
+
+
+def _scales(squares: Floats) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Scales of rows, columns and places in a kernel, in quarter octaves, whose sums are those of the family.
+
+    Rows or columns that are too much alike, or too short to know, have a single scale.
+    """
+    rows, columns, period = squares.shape
+    flat = squares.reshape(rows, -1)
+    by_row = flat.mean(axis=1)
+    rows_differ = _differ(by_row, squares.size)
+    row = _steps(by_row if rows_differ else np.full(rows, by_row.mean()))
+    # means over rows, each weighing as its scale deserves, are all that columns and positions need
+    means = (_powers(-row) @ flat).reshape(columns, period) / rows
+    position = _steps(means.mean(axis=0))
+    by_column = (means * _powers(-position)).mean(axis=1)
+    column = _steps(by_column) if _differ(by_column, squares.size) else np.zeros(1, np.int32)
+    position += _steps((means * _powers(-column)[:, None] * _powers(-position)).mean(axis=0))
+    weights = np.broadcast_to(_powers(-column)[:, None] * _powers(-position), (columns, period))
+    by_row = flat @ np.ascontiguousarray(weights).reshape(-1) / (columns * period)
+    return _steps(by_row if rows_differ else np.full(rows, by_row.mean())), column, position
+
+
+def _differ(means: NDArray[Any], symbols: int) -> bool:
+    """Whether scales of their own save more than they take, for these mean squares of equal shares of `symbols`."""
+    means = np.maximum(means, _ROUNDING)
+    return bool(symbols / 2 * (np.log2(means.mean()) - np.log2(means).mean()) > _SCALE_BITS * len(means))
+
+
+def _steps(squares: NDArray[Any]) -> NDArray[np.int32]:
+    """Quarter octaves of the roots of mean squares."""
+    steps: NDArray[np.float64] = np.rint(2 * np.log2(np.maximum(squares, 1e-9)))
+    return steps.astype(np.int32)
+
+
+def _powers(steps: NDArray[np.int32]) -> Floats:
+    """The squares of scales given in quarter octaves."""
+    return np.exp2(steps.astype(np.float32) / 2)
+
+
+def _sample(rows: int, size: int) -> NDArray[np.intp]:
+    """Some rows of a chunk of `size` symbols: without a pattern, since rows may have one, but always the same."""
+    count = max(1, rows * _SAMPLE // size)
+    return np.arange(rows) if count >= rows else np.sort(np.random.default_rng(rows).permutation(rows)[:count])
+
+
+def _with_tables(
+    plain: Model,
+    some: Floats,
+    row: NDArray[np.int32],
+    column: NDArray[np.int32],
+    position: NDArray[np.int32],
+    rows: NDArray[np.intp],
+) -> Model:
+    """The model with these scales, and the tables that cost least for `some`, the heights of some `rows`."""
+    sums = row[rows, None, None] + column[:, None] + position
+    first, last = (int(np.quantile(sums, share, method="nearest")) for share in (0.0005, 0.9995))
+    last = min(last, first + MOST_CLASSES - 1)
+    middle = float(np.median(sums)) / 4
+    scaled = replace(
+        plain,
+        phases=1 if plain.coefficients is None else 1 << int(np.clip(3 - np.rint(middle), 0, 3)),
+        row=np.clip(row - first, -128, 127).astype(np.int8),
+        column=column.astype(np.int8),
+        position=position.astype(np.int8),
+        classes=np.zeros((last - first + 1, 2), np.uint8),
+    )
+    residuals, phases = scaled.residuals(some)
+    classes = np.clip(sums - first, 0, last - first)
+    sized = replace(scaled, size=_size(residuals))
+    entries = np.where(np.abs(residuals) > sized.half, sized.escape, residuals + sized.half)
+    places = (classes * sized.phases + phases) * sized.size + entries
+    counts = np.bincount(places.reshape(-1), minlength=len(sized.classes) * sized.phases * sized.size)
+    return _choose_tables(sized, counts.reshape(len(sized.classes), -1), first, row.size / len(rows))
+
+
+def _choose_tables(model: Model, counts: NDArray[np.intp], first: int, weight: float) -> Model:
+    """The model with the family's cheapest tables for each class, or stored ones where they save more than they take.
+
+    `counts` tells of each class how often its entries were met, phase by phase, in one of `weight` parts of the chunk.
+    """
+    costs = counts.astype(np.float32) @ _bits(model.phases, model.size)
+    best, least = costs.argmin(axis=1), costs.min(axis=1)
+    # a class that was not met may be met elsewhere: it gets the scale that made it one
+    unmet = 12 + first + np.arange(len(counts))
+    best = np.where(least > 0, best, np.clip(unmet, 0, SCALES - 1) * len(SHAPES))
+    classes = np.stack(np.divmod(best, len(SHAPES)), axis=1)
+    stored = []
+    for number, row in enumerate(counts.reshape(len(counts), model.phases, model.size)):
+        own = np.array([measured(phase) for phase in row], np.uint16)
+        bits = -np.log2(np.maximum(own, 0.5) / (1 << PRECISION))
+        bits[:, -1] += 8
+        taken = _STORED_BITS * np.count_nonzero(row) + model.phases * model.size
+        if weight * ((row * bits).sum() - least[number]) + taken < 0:
+            classes[number] = 0, STORED
+            stored.append(own)
+    tables = np.array(stored, np.uint16).reshape(-1, model.phases, model.size)
+    return replace(model, classes=classes.astype(np.uint8), stored=tables)
+
+
+def _size(residuals: NDArray[np.int32]) -> int:
+    """The least number of entries that leaves few residuals to be escaped."""
+    reach = np.bincount(np.abs(residuals).reshape(-1), minlength=LARGEST)
+    size = SMALLEST
+    while size < LARGEST and reach[size // 2 :].sum() * _ESCAPED > _SPARE * residuals.size:
+        size *= 2
+    return size
+
+
+@lru_cache
+def _bits(phases: int, size: int) -> Floats:
+    """About what the entries of all tables cost: shape (phases * size, scales * shapes), in bits."""
+    half = size // 2 - 1
+    edges = np.arange(-half, half + 2) - 0.5
+    middles = np.arange(phases) / phases - 0.5 if phases > 1 else np.zeros(1)
+    deviations = np.exp2(np.arange(SCALES) / 4 - 3)
+    bounds = (edges[None, None, :] - middles[None, :, None]) / deviations[:, None, None]
+    costs = np.empty((SCALES, len(SHAPES), phases, size), np.float32)
+    for number, shape in enumerate(SHAPES):
+        masses = np.diff(_student(bounds, shape.freedom), axis=-1) * (1 - shape.spike / 256)
+        masses[..., half] += shape.spike / 256
+        # an entry with less than a quarter of a slot is escaped, and one with less than a slot gets one
+        least = 2.0**-PRECISION
+        costs[:, number, :, :-1] = np.where(masses < least / 4, _ESCAPED, -np.log2(np.maximum(masses, least)))
+    costs[..., -1] = _ESCAPED
+    return np.ascontiguousarray(costs.reshape(SCALES * len(SHAPES), phases * size).T)
+
+
+def _student(values: NDArray[np.float64], freedom: int) -> NDArray[np.float64]:
+    """The cumulative function of Student's t distribution with an even number of degrees of freedom."""
+    whole = freedom + values**2
+    cosine, series, term = freedom / whole, np.ones_like(values), np.ones_like(values)
+    for k in range(1, freedom // 2):
+        term = term * cosine * ((2 * k - 1) / (2 * k))
+        series += term
+    return 0.5 + 0.5 * values / np.sqrt(whole) * series

@@ -1,0 +1,62 @@
+"""Where the numbers of a tensor lie in a device's buffer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from wcodec.errors import UsageError
+from wcodec.model import Array
+
+KERNEL_FIELDS = np.dtype([("fields", "<u4", (7,))])
+"""The struct `Layout` of kernels/store.cl."""
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Blocks of `rows` output channels by `columns` input channels, rows innermost, as convolutions load them.
+
+    A tensor of shape (R, C, *K) is stored as an array of shape (R / rows, C / columns, K..., columns, rows), both
+    quotients rounded up, what fills the last blocks being zero. A tensor of one axis has one column; K may be empty.
+    """
+
+    rows: int = 16
+    columns: int = 1
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.columns < 1:
+            raise UsageError(f"blocks of {self.rows} x {self.columns}: sides are at least 1")
+
+    def packed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the stored array."""
+        rows, columns, *kernel = (*shape, 1, 1)[: max(2, len(shape))]
+        return -(-rows // self.rows), -(-columns // self.columns), *kernel, self.columns, self.rows
+
+    def kernel_argument(self, shape: tuple[int, ...]) -> np.void:
+        """Blocks and strides as kernels take them."""
+        _, column_blocks, *kernel, _, _ = self.packed_shape(shape)
+        block = self.rows * self.columns
+        outer_column = block * math.prod(kernel)
+        strides = (column_blocks * outer_column, 1, outer_column, self.rows, block)
+        argument: np.void = np.array([((self.rows, self.columns, *strides),)], KERNEL_FIELDS)[0]
+        return argument
+
+    def pack(self, array: Array) -> Array:
+        """An array in its own shape as it is stored: the reference that kernels are held to."""
+        shape = self.packed_shape(array.shape)
+        out = np.zeros(shape, array.dtype)
+        full = array.reshape(*array.shape, *(1,) * (2 - array.ndim))
+        padded = np.zeros((shape[0] * self.rows, shape[1] * self.columns, *full.shape[2:]), array.dtype)
+        padded[: full.shape[0], : full.shape[1]] = full
+        blocks = padded.reshape(shape[0], self.rows, shape[1], self.columns, *full.shape[2:])
+        out[...] = np.moveaxis(blocks, (1, 3), (-1, -2))
+        return out
+
+    def unpack(self, stored: Array, shape: tuple[int, ...]) -> Array:
+        """The inverse of `pack`."""
+        rows, columns, *kernel = (*shape, 1, 1)[: max(2, len(shape))]
+        blocks = np.moveaxis(stored.reshape(self.packed_shape(shape)), (-1, -2), (1, 3))
+        whole = blocks.reshape(blocks.shape[0] * self.rows, blocks.shape[2] * self.columns, *kernel)
+        return np.ascontiguousarray(whole[:rows, :columns]).reshape(shape)

@@ -1,0 +1,103 @@
+"""Tensors in a device's memory, and what their numbers are made with there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wcodec.archived import ArchivedTensor
+from wcodec.errors import MismatchError
+from wcodec.model import DTYPES, FLOATS, Array
+from wcodec.opencl.device import Device, translating
+from wcodec.opencl.launch import Factors
+from wcodec.opencl.layout import PackedLayout
+from wcodec.scales import block_grid, lead_index, lead_view
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceTensor:
+    """A tensor in a buffer of pyopencl's, `buffer`, which `device.context` owns.
+
+    The buffer holds elements of `dtype`, wcodec's name of one, in C order of `shape`, or as `layout` says.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    layout: PackedLayout | None
+    buffer: Any
+    device: Device
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of the array that the buffer holds."""
+        return self.shape if self.layout is None else self.layout.packed_shape(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.stored_shape) * DTYPES[self.dtype].itemsize
+
+    def array(self) -> Array:
+        """A copy on the host, in the tensor's own shape and order."""
+        stored = np.empty(self.stored_shape, DTYPES[self.dtype])
+        if stored.size:
+            with translating(f"reading {self.name!r} back"):
+                self.device.cl.enqueue_copy(self.device.queue, stored.view(np.uint8), self.buffer)
+        return stored if self.layout is None else self.layout.unpack(stored, self.shape)
+
+
+def make_tensor(like: ArchivedTensor, device: Device, dtype: str, layout: PackedLayout | None) -> DeviceTensor:
+    """An unfilled tensor for an archive's: floats as `dtype`, of two or more axes in `layout`; others as they are."""
+    own = like.dtype in FLOATS
+    packed = layout if own and len(like.shape) > 1 else None
+    made = DeviceTensor(like.name, dtype if own else like.dtype, like.shape, packed, None, device)
+    buffer = device.buffer(made.nbytes, f"tensor {like.name!r}")
+    if packed is not None and math.prod(made.stored_shape) > like.size:
+        with translating(f"clearing {like.name!r}"):
+            device.cl.enqueue_fill_buffer(device.queue, buffer, np.uint8(0), 0, made.nbytes)
+    return DeviceTensor(like.name, made.dtype, like.shape, packed, buffer, device)
+
+
+def check_target(like: ArchivedTensor, given: object, device: Device) -> DeviceTensor:
+    """A tensor of the caller's that an archive's fits into; `MismatchError` if it does not."""
+    if not isinstance(given, DeviceTensor):
+        raise MismatchError(f"tensor {like.name!r}: a {type(given).__name__} is no tensor on an OpenCL device")
+    floats = like.dtype in FLOATS and given.dtype in ("f16", "f32")
+    if given.device is not device or given.shape != like.shape or not (floats or given.dtype == like.dtype):
+        raise MismatchError(
+            f"tensor {like.name!r} is {like.dtype} of shape {like.shape}, to be decoded on {device!r}, "
+            f"not {given.dtype} of shape {given.shape} on {given.device!r}"
+        )
+    return given
+
+
+def make_factors(tensor: ArchivedTensor, device: Device) -> Factors:
+    """The factors of a tensor, of which one that is not quantized has none."""
+    scales, rows = tensor.codec.scales, tensor.rows
+    if scales is None:
+        numbers, lead, trail, trails = np.ones(1, np.float32), np.zeros(1, np.int32), np.zeros(1, np.int32), 1
+        zeros = np.zeros(1, np.float32)
+    else:
+        numbers = lead_view(scales.scale, rows).astype(np.float32).reshape(-1)
+        zeros = (
+            np.zeros_like(numbers) if scales.zero_point is None else scales.zero_point.astype(np.float32).reshape(-1)
+        )
+        lead = lead_index(rows, scales.block, 0, rows.count).astype(np.int32)
+        inner = scales.block[rows.axes :]
+        grid = block_grid(rows.trail, inner)
+        trails = math.prod(grid)
+        trail = np.zeros(1, np.int32)
+        if trails > 1:
+            places = np.indices(rows.trail, sparse=True)
+            blocks = tuple(place // block if block else 0 * place for place, block in zip(places, inner, strict=True))
+            trail = np.ravel_multi_index(np.broadcast_arrays(*blocks), grid).astype(np.int32).reshape(-1)
+    parts = [numbers.view(np.uint32), zeros.view(np.uint32), lead.view(np.uint32), trail.view(np.uint32)]
+    blob = np.concatenate(parts)
+    buffer = device.buffer(blob.nbytes, f"scales of {tensor.name!r}")
+    with translating(f"uploading scales of {tensor.name!r}"):
+        device.cl.enqueue_copy(device.queue, buffer, blob)
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    return Factors(buffer, ends[0], ends[1], ends[2], trails)
