@@ -32,6 +32,9 @@ _ROUNDING = 1 / 12
 
 Floats = NDArray[np.float32]
 
+Scales = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+"""Of rows, columns and places in a kernel, in quarter octaves."""
+
 
 def fit(symbols: NDArray[Any], period: int) -> Model:
     """A model of symbols of shape (rows, row size), a chunk's; 8- or 16-bit integers."""
@@ -45,8 +48,13 @@ def fit(symbols: NDArray[Any], period: int) -> Model:
     plain = Model(LARGEST, 1, origin, low, center, *_flat(len(symbols), period), coefficients, _CLASSES, _NONE)
     matrix = plain.lag_matrix()
     left = heights if matrix is None else heights - heights @ matrix.T
-    row, column, position = _scales(np.square(left) + np.float32(_ROUNDING))
-    return _with_tables(plain, some, row, column, position, rows)
+    scales = _scales(np.square(left) + np.float32(_ROUNDING))
+    model, bits = _with_tables(plain, some, scales, rows)
+    if np.count_nonzero(some) < some.size / 2:
+        # where most heights are 0, the few that are not make scales differ by chance
+        other, fewer = _with_tables(plain, some, _one_scale(scales), rows)
+        model = other if fewer < bits else model
+    return model
 
 
 _CLASSES, _NONE = np.zeros((1, 2), np.uint8), np.zeros((0, 1, LARGEST), np.uint16)
@@ -92,7 +100,7 @@ def _coefficients(kernels: Floats) -> NDArray[np.int8] | None:
     return rounded if saved > 6 * rounded.size else None
 
 
-def _scales(squares: Floats) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+def _scales(squares: Floats) -> Scales:
     """Scales of rows, columns and places in a kernel, in quarter octaves, whose sums are those of the family.
 
     Rows or columns that are too much alike, or too short to know, have a single scale.
@@ -136,15 +144,19 @@ def _sample(rows: int, size: int) -> NDArray[np.intp]:
     return np.arange(rows) if count >= rows else np.sort(np.random.default_rng(rows).permutation(rows)[:count])
 
 
-def _with_tables(
-    plain: Model,
-    some: Floats,
-    row: NDArray[np.int32],
-    column: NDArray[np.int32],
-    position: NDArray[np.int32],
-    rows: NDArray[np.intp],
-) -> Model:
-    """The model with these scales, and the tables that cost least for `some`, the heights of some `rows`."""
+def _one_scale(scales: Scales) -> Scales:
+    """The scales of rows and positions as one, and none of columns."""
+    row, _, position = scales
+    middle = round(float(row.mean() + position.mean()))
+    return np.full_like(row, middle), np.zeros(1, np.int32), np.zeros_like(position)
+
+
+def _with_tables(plain: Model, some: Floats, scales: Scales, rows: NDArray[np.intp]) -> tuple[Model, float]:
+    """The model with these scales and the tables that cost least for `some`, the heights of some `rows`, and its bits.
+
+    The bits are about what all rows take.
+    """
+    row, column, position = scales
     sums = row[rows, None, None] + column[:, None] + position
     first, last = (int(np.quantile(sums, share, method="nearest")) for share in (0.0005, 0.9995))
     last = min(last, first + MOST_CLASSES - 1)
@@ -163,11 +175,12 @@ def _with_tables(
     entries = np.where(np.abs(residuals) > sized.half, sized.escape, residuals + sized.half)
     places = (classes * sized.phases + phases) * sized.size + entries
     counts = np.bincount(places.reshape(-1), minlength=len(sized.classes) * sized.phases * sized.size)
-    return _choose_tables(sized, counts.reshape(len(sized.classes), -1), first, row.size / len(rows))
+    model, bits = _choose_tables(sized, counts.reshape(len(sized.classes), -1), first, row.size / len(rows))
+    return model, bits + _SCALE_BITS * (np.unique(row).size > 1) * row.size + _SCALE_BITS * (column.size - 1)
 
 
-def _choose_tables(model: Model, counts: NDArray[np.intp], first: int, weight: float) -> Model:
-    """The model with the family's cheapest tables for each class, or stored ones where they save more than they take.
+def _choose_tables(model: Model, counts: NDArray[np.intp], first: int, weight: float) -> tuple[Model, float]:
+    """The family's cheapest tables for each class, or stored ones where they save more than they take; and the bits.
 
     `counts` tells of each class how often its entries were met, phase by phase, in one of `weight` parts of the chunk.
     """
@@ -177,17 +190,19 @@ def _choose_tables(model: Model, counts: NDArray[np.intp], first: int, weight: f
     unmet = 12 + first + np.arange(len(counts))
     best = np.where(least > 0, best, np.clip(unmet, 0, SCALES - 1) * len(SHAPES))
     classes = np.stack(np.divmod(best, len(SHAPES)), axis=1)
-    stored = []
+    total, stored = weight * float(least.sum()), []
     for number, row in enumerate(counts.reshape(len(counts), model.phases, model.size)):
         own = np.array([measured(phase) for phase in row], np.uint16)
         bits = -np.log2(np.maximum(own, 0.5) / (1 << PRECISION))
         bits[:, -1] += 8
         taken = _STORED_BITS * np.count_nonzero(row) + model.phases * model.size
-        if weight * ((row * bits).sum() - least[number]) + taken < 0:
+        saved = weight * float(least[number] - (row * bits).sum()) - taken
+        if saved > 0:
             classes[number] = 0, STORED
             stored.append(own)
+            total -= saved
     tables = np.array(stored, np.uint16).reshape(-1, model.phases, model.size)
-    return replace(model, classes=classes.astype(np.uint8), stored=tables)
+    return replace(model, classes=classes.astype(np.uint8), stored=tables), total
 
 
 def _size(residuals: NDArray[np.int32]) -> int:
