@@ -37,8 +37,8 @@ LOSSLESS = ("raw", "zstd", "rans", "ffv1", "h264", "hevc", "av1", "vp9")
 def codec_for(symbols: Array, bits: int) -> TensorCodec:
     """A tensor's codec before a coder is chosen; the scales do not matter to the symbols' size."""
     rows = Rows.of(symbols.shape)
-    quantizer = Uniform(bits, True, (1, 0), "max")
-    scales = Scales(rows, quantizer.block, np.ones((len(symbols), 1), np.float32), None)
+    quantizer = Uniform(bits, True, (1, *(0 for _ in symbols.shape[1:])), "max")
+    scales = Scales(rows, quantizer.block, np.ones((len(symbols), *(1 for _ in symbols.shape[1:])), np.float32), None)
     return TensorCodec("f32", rows, Recipe(quantizer, Flat(), Raw()), scales)
 
 

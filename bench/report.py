@@ -9,14 +9,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 
-def machine() -> str:
+def machine(*more: str) -> str:
     """What the figures were measured on."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    packages = ", ".join(f"{name} {version(name)}" for name in ("av", "numpy", "zstandard"))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("av", "numpy", "zstandard", *more))
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}."
 
 

@@ -24,7 +24,7 @@ def sources() -> dict[str, Path]:
 
 
 def symbol_sets() -> dict[str, list[Array]]:
-    """The four sets: name to int8 symbol matrices of shape (rows, row size)."""
+    """The four sets: name to int8 symbols in the shapes of the weights, rows first."""
     sets = {}
     for name, path in sources().items():
         with read_model(path) as model:
@@ -36,8 +36,7 @@ def symbol_sets() -> dict[str, list[Array]]:
 
 def _symbols(tensor: Tensor, bits: int) -> Array:
     block = (1, *(0 for _ in tensor.shape[1:]))
-    symbols = quantize(tensor, Uniform(bits, True, block, "max")).symbols
-    return symbols.reshape(len(symbols), -1)
+    return quantize(tensor, Uniform(bits, True, block, "max")).symbols
 
 
 def entropy(symbols: Array) -> float:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from tests.zoo import Net
+    from wcodec.opencl.device import Device
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process per core already
@@ -31,6 +32,33 @@ PHOTOS = [
     "retina.jpg",
     "rocket.jpg",
 ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What takes a `device` runs on every OpenCL device of this machine, and is skipped where there is none."""
+    if "device" not in metafunc.fixturenames:
+        return
+    from tests.support.opencl import found_devices
+
+    devices, reason = found_devices()
+    cases = [
+        pytest.param(
+            device.number,
+            id=device.platform.split(",")[0],
+            marks=() if device.works else pytest.mark.skip(reason=f"{device.name} does not work: {device.reason}"),
+        )
+        for device in devices
+    ]
+    none = pytest.param(None, id="no device", marks=pytest.mark.skip(reason=reason))
+    metafunc.parametrize("device", cases or [none], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> Device:
+    """An OpenCL device, opened once."""
+    from tests.support.opencl import opened
+
+    return opened(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -78,13 +78,13 @@ class Accelerator:
                 symbols, f"i{8 * out.itemsize}", None, 1, 1, out.shape[2], low=int(ends.min), high=int(ends.max)
             )
             status = device.status()
-            self._launcher.decode(coder, batch, (source, None), Factors(source, 0, 0, 0, 1), to, status)
+            decoded = self._launcher.decode(coder, batch, (source, None), Factors(source, 0, 0, 0, 1), to, status)
             with translating("reading symbols"):
-                device.cl.enqueue_copy(device.queue, out.view(np.uint8), symbols)
+                device.cl.enqueue_copy(device.queue, out.view(np.uint8), symbols, wait_for=[decoded])
             broken = device.read_status(status)
         if broken != UNBROKEN:
             raise CorruptFileError(
-                "rans payload", f"lane {batch.owners[broken][1]} does not decode to symbols of its tensor"
+                "rans payload", f"lane {batch.owner(broken)[1]} does not decode to symbols of its tensor"
             )
 
     def _encode_lanes(self, model: Model, symbols: NDArray[Any], coder: Rans) -> Streams:
@@ -97,12 +97,12 @@ class Accelerator:
             inputs = [self._uploaded(part) for part in (symbols, side, chunk, starts)]
             outputs = [device.buffer(part.nbytes, "coded lanes") for part in (words, counts[0], counts[1])]
             arguments = [inputs[0], np.uint32(symbols.shape[1]), *inputs[1:], np.uint32(room), *outputs]
-            self._launcher.encode(
+            coded = self._launcher.encode(
                 coder.period, model.coefficients is not None, _TYPES[symbols.dtype.str], len(lanes), arguments, None
             )
             with translating("reading coded lanes"):
                 for part, output in zip((words, counts[0], counts[1]), outputs, strict=True):
-                    device.cl.enqueue_copy(device.queue, part, output)
+                    device.cl.enqueue_copy(device.queue, part, output, wait_for=[coded])
         ends = lanes.starts[1:] * room
         taken = [words[end - count : end] for end, count in zip(ends.tolist(), counts[0].tolist(), strict=True)]
         return Streams(counts[1], counts[0].astype(np.int64), np.concatenate(taken))

@@ -36,8 +36,16 @@ class Batch:
     words: int
     predicted: bool
     low: bool
-    owners: NDArray[np.int64] = field(repr=False)
-    """For every lane of every group: its chunk's place in the batch and its number there, shape (groups * lanes, 2)."""
+    owners: list[tuple[int, NDArray[np.int64]]] = field(repr=False)
+    """For the lanes of all groups, in order: their chunk's place in the batch and their numbers there."""
+
+    def owner(self, lane: int) -> tuple[int, int]:
+        """The chunk of a lane, counted over all groups, and its number there."""
+        for chunk, numbers in self.owners:
+            if lane < len(numbers):
+                return chunk, int(numbers[lane])
+            lane -= len(numbers)
+        raise IndexError(lane)
 
 
 class SideBuilder:
@@ -83,8 +91,8 @@ class BatchBuilder:
         self._coder, self._row_size, self._vector = coder, row_size, vector
         self._side = SideBuilder()
         self._chunks: list[list[int]] = []
-        self._groups: list[NDArray[np.int64]] = []
-        self._owners: list[NDArray[np.int64]] = []
+        self._groups: list[NDArray[np.uint32]] = []
+        self._owners: list[tuple[int, NDArray[np.int64]]] = []
         self._words: list[NDArray[np.uint16]] = []
         self._word_count = 0
         self._predicted = self._low = False
@@ -102,10 +110,10 @@ class BatchBuilder:
         self._low |= model.low > 0
 
     def finish(self) -> Batch:
-        groups = np.concatenate(self._groups).reshape(-1)
+        groups = np.concatenate(self._groups)
         chunks = np.array(self._chunks, np.int32).reshape(-1)
         words = np.concatenate([*self._words, np.zeros(_PADDING + self._word_count % 2, np.uint16)])
-        parts = [*self._side.parts, chunks.view(np.uint32), groups.astype(np.uint32), words.view(np.uint32)]
+        parts = [*self._side.parts, chunks.view(np.uint32), groups, words.view(np.uint32)]
         return Batch(
             blob=np.concatenate([part.view(np.uint32) for part in parts]),
             groups=len(groups) // (GROUP_FIELDS + 4 * self._vector),
@@ -115,7 +123,7 @@ class BatchBuilder:
             words=self._word_count,
             predicted=self._predicted,
             low=self._low,
-            owners=np.concatenate(self._owners),
+            owners=self._owners,
         )
 
     def _fields(self, model: Model, first_row: int) -> list[int]:
@@ -130,21 +138,19 @@ class BatchBuilder:
 
     def _add_groups(self, lanes: Lanes, streams: Streams) -> None:
         """Lanes of the same columns and number of rows go in step; the last group is filled up with its last lane."""
-        size, period = self._row_size, self._coder.period
+        size, period, vector = self._row_size, self._coder.period, self._vector
         ends = self._word_count + np.cumsum(streams.counts)
-        begins, firsts = ends - streams.counts, lanes.starts[:-1]
-        rows = np.maximum(1, lanes.lengths // size)
-        columns = np.minimum(lanes.lengths, size) // period
-        kinds, kind_of = np.unique(
-            np.stack([rows, firsts % size // period, columns], axis=1), axis=0, return_inverse=True
-        )
-        for number, (count, first, width) in enumerate(kinds.tolist()):
-            alike = np.flatnonzero(kind_of.reshape(-1) == number)
-            members = np.pad(alike, (0, -len(alike) % self._vector), mode="edge").reshape(-1, self._vector)
-            valid = np.minimum(self._vector, len(alike) - self._vector * np.arange(len(members)))
-            heads = np.zeros((len(members), GROUP_FIELDS), np.int64)
-            heads[:, 0], heads[:, 1], heads[:, 2:5] = len(self._chunks), valid, (count, first, width)
-            parts = [begins[members], ends[members], streams.states[members].astype(np.int64), firsts[members] // size]
-            self._groups.append(np.concatenate([heads, *parts], axis=1).reshape(-1))
-            chunk = np.full(members.size, len(self._chunks))
-            self._owners.append(np.stack([chunk, members.reshape(-1)], axis=1))
+        begins, states = ends - streams.counts, streams.states.astype(np.int64)
+        for alike in lanes.alike():
+            start, length = int(lanes.starts[alike[0]]), int(lanes.lengths[alike[0]])
+            filled = np.minimum(np.arange(-(-len(alike) // vector) * vector), len(alike) - 1)
+            members = alike[filled].reshape(-1, vector)
+            records = np.zeros((len(members), GROUP_FIELDS + 4 * vector), np.uint32)
+            records[:, 0] = len(self._chunks)
+            records[:, 1] = vector
+            records[-1, 1] = len(alike) - vector * (len(members) - 1)
+            records[:, 2:5] = max(1, length // size), start % size // period, min(length, size) // period
+            parts = begins[members], ends[members], states[members], lanes.starts[members] // size
+            records[:, GROUP_FIELDS:] = np.concatenate(parts, axis=1)
+            self._groups.append(records.reshape(-1))
+            self._owners.append((len(self._chunks), members.reshape(-1)))

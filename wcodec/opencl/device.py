@@ -25,9 +25,10 @@ VECTOR = 16
 
 
 class Device:
-    """A context on one OpenCL device with two in-order queues: `queue` for kernels, `transfers` for the host's memory.
+    """A context on one OpenCL device with two queues: `queue` for kernels, `transfers` for the host's memory.
 
-    May serve any number of loads, one after the other.
+    Kernels run in any order that their events allow, where the device can do so: one that keeps few cores busy leaves
+    the others to the next. May serve any number of loads, one after the other.
     """
 
     def __init__(self, device: Any) -> None:
@@ -36,7 +37,10 @@ class Device:
         self.device = device
         with translating(f"opening {device.name.strip()}"):
             self.context = self.cl.Context([device])
-            self.queue = self.cl.CommandQueue(self.context)
+            free_order = self.cl.command_queue_properties.OUT_OF_ORDER_EXEC_MODE_ENABLE
+            self.queue = self.cl.CommandQueue(
+                self.context, properties=free_order & device.get_info(self.cl.device_info.QUEUE_PROPERTIES)
+            )
             self.transfers = self.cl.CommandQueue(self.context)
         self._programs: dict[str, Any] = {}
         self._lock = Lock()

@@ -147,6 +147,9 @@ def _fill(task: _Task, slot: Slot, vector: int) -> None:
         with tensor.reading(piece) as payload:
             builder.add(payload, piece.chunk.rows, task.filler.row_in_batch(piece, task.pieces[0].start))
     task.batch = builder.finish()
+    task.size = slot.put(task.batch.blob)
+    # the slot has it now; what is left tells whose lane a status names
+    task.batch.blob = np.empty(0, np.uint32)
 
 
 def _fill_frames(tensor: ArchivedTensor, piece: Piece, flat: Array) -> None:
@@ -164,9 +167,8 @@ def _fill_frames(tensor: ArchivedTensor, piece: Piece, flat: Array) -> None:
 
 def _send(task: _Task, slot: Slot, status: Any) -> Any:
     if task.batch is not None:
-        size = slot.put(task.batch.blob)
         rows = task.pieces[0].start, task.pieces[-1].stop
-        return task.filler.decode(task.batch, slot.send(size), rows, status)
+        return task.filler.decode(task.batch, slot.send(task.size), rows, status)
     [piece] = task.pieces
     source = slot.send(task.size)
     if task.filler.converts:
@@ -179,7 +181,7 @@ def _check(task: _Task, status: int) -> None:
         return
     tensor, piece, what = task.tensor, task.pieces[0], "holds symbols out of range"
     if task.batch is not None:
-        chunk, lane = task.batch.owners[status]
+        chunk, lane = task.batch.owner(status)
         piece, what = task.pieces[chunk], f"lane {lane} does not decode to symbols of its tensor"
     where = tensor.container.place(chunk_place(tensor.entry.name, piece.number))
     with locating(where):

@@ -6,6 +6,7 @@ are remembered, by the versions of everything involved.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from wcodec.errors import MissingDependencyError, UsageError
+from wcodec.errors import DeviceError, MissingDependencyError, UsageError
 from wcodec.opencl.cache import key_of, remember, remembered
 from wcodec.opencl.icd import announce_runtimes
 
@@ -79,8 +80,14 @@ def import_pyopencl() -> ModuleType:
 
 
 def found_devices() -> list[tuple[Any, int, int]]:
-    """Every device with the numbers of its platform and of itself there: GPUs first, CPUs last."""
+    """Every device with the numbers of its platform and of itself there: GPUs first, CPUs last.
+
+    `DeviceError` in a child that was forked after its parent had asked for them: it has the runtimes' memory but not
+    their threads, and would wait for them for ever.
+    """
     cl = import_pyopencl()
+    if os.getpid() != _process():
+        raise DeviceError("OpenCL was in use before this process was forked; start it anew, by 'spawn'")
     try:
         platforms = cl.get_platforms()
     except cl.Error:
@@ -96,6 +103,12 @@ def found_devices() -> list[tuple[Any, int, int]]:
     return sorted(
         found, key=lambda entry: next((n for n, kind in enumerate(order) if entry[0].type & kind), len(order))
     )
+
+
+@cache
+def _process() -> int:
+    """The process that asked for devices first: this one, or one that it was forked from."""
+    return os.getpid()
 
 
 @cache

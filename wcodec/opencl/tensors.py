@@ -45,7 +45,7 @@ class DeviceTensor:
         stored = np.empty(self.stored_shape, DTYPES[self.dtype])
         if stored.size:
             with translating(f"reading {self.name!r} back"):
-                self.device.cl.enqueue_copy(self.device.queue, stored.view(np.uint8), self.buffer)
+                self.device.cl.enqueue_copy(self.device.queue, stored.reshape(-1).view(np.uint8), self.buffer)
         return stored if self.layout is None else self.layout.unpack(stored, self.shape)
 
 
@@ -57,7 +57,7 @@ def make_tensor(like: ArchivedTensor, device: Device, dtype: str, layout: Packed
     buffer = device.buffer(made.nbytes, f"tensor {like.name!r}")
     if packed is not None and math.prod(made.stored_shape) > like.size:
         with translating(f"clearing {like.name!r}"):
-            device.cl.enqueue_fill_buffer(device.queue, buffer, np.uint8(0), 0, made.nbytes)
+            device.cl.enqueue_fill_buffer(device.queue, buffer, np.uint8(0), 0, made.nbytes).wait()
     return DeviceTensor(like.name, made.dtype, like.shape, packed, buffer, device)
 
 
@@ -65,8 +65,8 @@ def check_target(like: ArchivedTensor, given: object, device: Device) -> DeviceT
     """A tensor of the caller's that an archive's fits into; `MismatchError` if it does not."""
     if not isinstance(given, DeviceTensor):
         raise MismatchError(f"tensor {like.name!r}: a {type(given).__name__} is no tensor on an OpenCL device")
-    floats = like.dtype in FLOATS and given.dtype in ("f16", "f32")
-    if given.device is not device or given.shape != like.shape or not (floats or given.dtype == like.dtype):
+    dtypes = ("f16", "f32") if like.dtype in FLOATS else (like.dtype,)
+    if given.device is not device or given.shape != like.shape or given.dtype not in dtypes:
         raise MismatchError(
             f"tensor {like.name!r} is {like.dtype} of shape {like.shape}, to be decoded on {device!r}, "
             f"not {given.dtype} of shape {given.shape} on {given.device!r}"

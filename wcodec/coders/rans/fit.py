@@ -24,6 +24,9 @@ _SPARE = 0.002
 _STORED_BITS = 9
 """What an entry of a stored table takes in the payload."""
 
+_STORED_GAIN = 0.01
+"""The share of a class's bits that stored tables must save: they take decoders longer to make than the family's."""
+
 _SCALE_BITS = 3.5
 """What a scale takes in the payload, and saves by chance alone."""
 
@@ -197,7 +200,7 @@ def _choose_tables(model: Model, counts: NDArray[np.intp], first: int, weight: f
         bits[:, -1] += 8
         taken = _STORED_BITS * np.count_nonzero(row) + model.phases * model.size
         saved = weight * float(least[number] - (row * bits).sum()) - taken
-        if saved > 0:
+        if saved > _STORED_GAIN * weight * float(least[number]):
             classes[number] = 0, STORED
             stored.append(own)
             total -= saved

@@ -42,6 +42,14 @@ class Lanes:
         """The lanes' numbers, longest first, so that those that go on are always the first ones."""
         return np.argsort(-self.lengths, kind="stable")
 
+    def alike(self) -> list[NDArray[np.int64]]:
+        """The lanes' numbers in sets of lanes that hold as many rows, or the same columns of different rows."""
+        numbers = np.arange(len(self))
+        if self.pieces > 1:
+            return list(numbers.reshape(-1, self.pieces).T)
+        whole = len(self) - int(self.lengths[-1] != self.lengths[0])
+        return [part for part in (numbers[:whole], numbers[whole:]) if len(part)]
+
     @property
     def longest(self) -> int:
         return int(self.lengths.max())
