@@ -16,6 +16,7 @@ test: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python -m bench.coders --update docs/benchmarks.md
+	$(BIN)/python -m bench.rans --update docs/benchmarks.md
 	$(BIN)/python -m bench.archive --update docs/benchmarks.md
 
 # The environment, with the extras of the same name: made anew, or brought up to date, when a requirement changes.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import statistics
 import time
@@ -25,15 +26,19 @@ from bench.coders import codec_for
 from bench.report import machine, table, update
 from bench.sets import entropy, symbol_sets
 from wcodec import Policy
+from wcodec.archived import ArchivedTensor
 from wcodec.coders.rans import Rans
 from wcodec.coders.rans.coder import LANE
 from wcodec.coders.rans.payload import unpack
 from wcodec.coders.zstd import Zstd
 from wcodec.model import Array
 from wcodec.opencl.accelerate import Accelerator
+from wcodec.opencl.batch import Batch, BatchBuilder
 from wcodec.opencl.device import Device
+from wcodec.opencl.launch import Destination, Factors, Launcher, Source
 from wcodec.opencl.layout import PackedLayout
 from wcodec.opencl.platforms import list_devices
+from wcodec.opencl.tensors import DeviceTensor, make_factors
 
 ROUNDS = 7
 NNC = {"VGG16 int8": 6.436, "VGG16 int4": 2.154, "EfficientNet-Lite0 int8": 7.359, "EfficientNet-Lite0 int4": 3.077}
@@ -162,10 +167,39 @@ def device_paths(data: bytes, device: Device, platform: str) -> dict[str, Callab
     archive = wcodec.open(data)
     rows = wcodec.load(archive, device)
     packed = wcodec.load(archive, device, layout=PackedLayout())
+    uploaded = [batch_on(archive.tensor(name), target) for name, target in packed.items()]
+    launcher = Launcher(device)
+    statuses = [device.status() for _ in uploaded]
+
+    def kernels() -> None:
+        for arguments, status in zip(uploaded, statuses, strict=True):
+            launcher.decode(*arguments, status)
+        device.queue.finish()
+
     return {
+        f"rans, kernels to packed f16, {platform}": kernels,
         f"rans, load to f16 rows, {platform}": lambda: wcodec.load(archive, device, out=rows),
         f"rans, load to packed f16, {platform}": lambda: wcodec.load(archive, device, out=packed),
     }
+
+
+def batch_on(tensor: ArchivedTensor, target: DeviceTensor) -> tuple[Rans, Batch, Source, Factors, Destination]:
+    """What the kernel takes to decode a tensor into a target: all its chunks as one batch, on the device already."""
+    coder, device = tensor.recipe.coder, target.device
+    assert isinstance(coder, Rans)
+    assert target.layout is not None
+    builder = BatchBuilder(coder, tensor.rows.size, device.lanes)
+    for piece in tensor.pieces:
+        with tensor.reading(piece) as payload:
+            builder.add(payload, piece.chunk.rows, piece.start)
+    batch = builder.finish()
+    flags = device.cl.mem_flags.READ_ONLY | device.cl.mem_flags.COPY_HOST_PTR
+    source = device.cl.Buffer(device.context, flags, hostbuf=batch.blob)
+    layout = target.layout.kernel_argument(tensor.shape)
+    low, high = tensor.codec.symbol_range()
+    columns, positions = tensor.shape[1], math.prod(tensor.shape[2:])
+    to = Destination(target.buffer, "f16", layout, columns, positions, tensor.rows.size, low=low, high=high)
+    return coder, batch, (source, None), make_factors(tensor, device), to
 
 
 def coding_paths(tensors: list[Array]) -> dict[str, float]:

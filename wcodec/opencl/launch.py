@@ -80,7 +80,7 @@ class Launcher:
         arguments += [NO_LAYOUT if to.layout is None else to.layout]
         arguments += [np.uint32(to.row_size), np.int32(to.low), np.int32(to.high), status]
         kernel = self._kernel("decode", ("lanes.cl", "store.cl", "rans_decode.cl"), defines)
-        return self.run(kernel, arguments, source[1], batch.groups, (1,) if self.device.is_cpu else None)
+        return self.run(kernel, arguments, source[1], batch.groups, self._one_by_one)
 
     def unpack(
         self,
@@ -115,7 +115,12 @@ class Launcher:
         kernel = self._kernel(
             "encode", ("rans_encode.cl",), [f"PERIOD={period}", f"SOURCE={kind}", *["PREDICTED"] * predicted]
         )
-        return self.run(kernel, arguments, ready, lanes, None)
+        return self.run(kernel, arguments, ready, lanes, self._one_by_one)
+
+    @property
+    def _one_by_one(self) -> tuple[int, ...] | None:
+        """The size of work-groups where each work-item is long: on a CPU one, so that cores share them evenly."""
+        return (1,) if self.device.is_cpu else None
 
     def run(self, kernel: Any, arguments: list[Any], ready: Any, size: int, local: tuple[int, ...] | None) -> Any:
         with translating(f"running kernel {kernel.function_name}"):

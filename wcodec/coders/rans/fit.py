@@ -77,8 +77,9 @@ def _reach(symbols: NDArray[Any]) -> tuple[int, int]:
 
 def _centers(levels: NDArray[np.int32]) -> NDArray[np.uint8]:
     """The middle level of all rows, or of every row where that saves more than it costs."""
-    means = levels.mean(axis=1)
-    within = levels.var(axis=1).mean() + _ROUNDING
+    values = levels.astype(np.float32)
+    means = values.mean(axis=1, dtype=np.float64)
+    within = float(np.vdot(values, values)) / values.size - np.square(means).mean() + _ROUNDING
     saved = levels.size / 2 * np.log2((within + means.var()) / within)
     chosen: NDArray[np.float64] = means if saved > 10 * len(means) else means.mean(keepdims=True)
     return np.rint(chosen).astype(np.uint8)
@@ -161,12 +162,11 @@ def _with_tables(plain: Model, some: Floats, scales: Scales, rows: NDArray[np.in
     """
     row, column, position = scales
     sums = row[rows, None, None] + column[:, None] + position
-    first, last = (int(np.quantile(sums, share, method="nearest")) for share in (0.0005, 0.9995))
+    first, median, last = _quantiles(sums, (0.0005, 0.5, 0.9995))
     last = min(last, first + MOST_CLASSES - 1)
-    middle = float(np.median(sums)) / 4
     scaled = replace(
         plain,
-        phases=1 if plain.coefficients is None else 1 << int(np.clip(3 - np.rint(middle), 0, 3)),
+        phases=1 if plain.coefficients is None else 1 << int(np.clip(3 - np.rint(median / 4), 0, 3)),
         row=np.clip(row - first, -128, 127).astype(np.int8),
         column=column.astype(np.int8),
         position=position.astype(np.int8),
@@ -182,6 +182,13 @@ def _with_tables(plain: Model, some: Floats, scales: Scales, rows: NDArray[np.in
     return model, bits + _SCALE_BITS * (np.unique(row).size > 1) * row.size + _SCALE_BITS * (column.size - 1)
 
 
+def _quantiles(numbers: NDArray[np.int32], shares: tuple[float, ...]) -> list[int]:
+    """The numbers that these shares of all are at most."""
+    least = int(numbers.min())
+    below = np.cumsum(np.bincount((numbers - least).reshape(-1)))
+    return [least + int(np.searchsorted(below, share * numbers.size)) for share in shares]
+
+
 def _choose_tables(model: Model, counts: NDArray[np.intp], first: int, weight: float) -> tuple[Model, float]:
     """The family's cheapest tables for each class, or stored ones where they save more than they take; and the bits.
 
@@ -195,17 +202,28 @@ def _choose_tables(model: Model, counts: NDArray[np.intp], first: int, weight: f
     classes = np.stack(np.divmod(best, len(SHAPES)), axis=1)
     total, stored = weight * float(least.sum()), []
     for number, row in enumerate(counts.reshape(len(counts), model.phases, model.size)):
+        taken = _STORED_BITS * np.count_nonzero(row) + model.phases * model.size
+        needed = taken + _STORED_GAIN * weight * float(least[number])
+        if weight * (float(least[number]) - _entropy(row)) < needed:
+            continue
         own = np.array([measured(phase) for phase in row], np.uint16)
         bits = -np.log2(np.maximum(own, 0.5) / (1 << PRECISION))
         bits[:, -1] += 8
-        taken = _STORED_BITS * np.count_nonzero(row) + model.phases * model.size
-        saved = weight * float(least[number] - (row * bits).sum()) - taken
-        if saved > _STORED_GAIN * weight * float(least[number]):
+        saved = weight * float(least[number] - (row * bits).sum())
+        if saved > needed:
             classes[number] = 0, STORED
             stored.append(own)
-            total -= saved
+            total -= saved - taken
     tables = np.array(stored, np.uint16).reshape(-1, model.phases, model.size)
     return replace(model, classes=classes.astype(np.uint8), stored=tables), total
+
+
+def _entropy(counts: NDArray[np.intp]) -> float:
+    """The least that entries counted so often take, phase by phase, in bits; escapes have 8 more."""
+    met = counts[counts > 0]
+    totals = counts.sum(axis=1)
+    totals = totals[totals > 0]
+    return float((totals * np.log2(totals)).sum() - (met * np.log2(met)).sum()) + 8 * float(counts[:, -1].sum())
 
 
 def _size(residuals: NDArray[np.int32]) -> int:

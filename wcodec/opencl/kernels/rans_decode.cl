@@ -5,7 +5,7 @@
 #define LAGS 8
 #define UNROLLED 9
 
-// What `side` holds of a chunk, as places in it; see ChunkRecord in wcodec/opencl/rans.py.
+// What `side` holds of a chunk, as places in it; see BatchBuilder._fields in wcodec/opencl/batch.py.
 enum { DIVIDERS, ENTRIES, LOG_SIZE, LOG_PHASES, ROW, CENTER, CENTER_STEP, COLUMN, POSITION, COEFFICIENTS, LAST_CLASS,
        ORIGIN, LOW_BITS, FIRST_ROW, CHUNK_FIELDS };
 

@@ -5,7 +5,7 @@
 #define LAGS 8
 #define LOWEST 65536u
 
-// What `side` holds of the chunk, as places in it; see EncodeSide in wcodec/opencl/accelerate.py.
+// What `side` holds of the chunk, as places in it; see _encoder_side in wcodec/opencl/accelerate.py.
 enum { FREQUENCIES, FIRSTS, SLOTS, LOG_SIZE, LOG_PHASES, ROW, CENTER, CENTER_STEP, COLUMN, POSITION, COEFFICIENTS,
        LAST_CLASS, ORIGIN, LOW_BITS };
 
