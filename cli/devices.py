@@ -31,7 +31,8 @@ def command(as_json: bool) -> None:
     click.echo(f"OpenCL: {missing}\n" if missing else "")
     print_table(("name", "codec", "kind", "by", "state"), [_codec(device) for device in found])
     working = [device for device in found if device.works]
-    click.echo(f"{len(working)} of {len(found)} work, {sum(device.hardware for device in working)} of them in hardware")
+    hardware = sum(device.hardware for device in working)
+    click.echo(f"{len(working)} of {len(found)} codecs work, {hardware} of them in hardware")
 
 
 def _opencl() -> tuple[tuple[OpenCLDevice, ...], str | None]:

@@ -23,6 +23,7 @@ from wcodec.errors import (
 from wcodec.formats import read_model, write_model
 from wcodec.loader import load
 from wcodec.model import Model, QuantizedTensor, Tensor
+from wcodec.opencl.layout import PackedLayout
 from wcodec.policy import Policy
 from wcodec.quantize import dequantize, quantize
 from wcodec.scales import Uniform
@@ -44,6 +45,7 @@ __all__ = [
     "Model",
     "NonFiniteError",
     "OutputError",
+    "PackedLayout",
     "Policy",
     "Progress",
     "QuantizedTensor",
