@@ -24,11 +24,12 @@ from wcodec.opencl.device import Device
 from wcodec.testing import outcome
 
 KINDS = [
-    *((period, dtype) for period in (1, 9) for dtype in ("i1", "u1", "i2", "u2")),
-    *((25, dtype) for dtype in ("i1", "u2")),
-    *((49, dtype) for dtype in ("u1", "i2")),
+    *((1, dtype) for dtype in ("i1", "u1", "i2", "u2")),
+    *((9, dtype) for dtype in ("i1", "u2")),
+    (25, "i2"),
+    (49, "u1"),
 ]
-"""Each has kernels of its own."""
+"""Each has kernels of its own, which take a while to build."""
 
 
 @cache
@@ -53,7 +54,7 @@ def frames_of(dtype: str, period: int, rows: int, columns: int, spread: float, a
 @given(
     rows=st.integers(1, 30),
     columns=st.integers(1, 30),
-    lane=st.sampled_from([128, 200, 2304]),
+    lane=st.sampled_from([128, 200, 700]),
     spread=st.sampled_from([0.0, 0.001, 0.02, 0.2, 3.0]),
     alike=st.booleans(),
     seed=st.integers(0, 99),

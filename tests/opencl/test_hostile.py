@@ -29,8 +29,7 @@ def sound() -> bytes:
     weights = smooth(np.random.default_rng(4), ROWS, 4, 3, 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("wcodec.tiling.CHUNK_ELEMENTS", ROWS * ROW // 3)
-        patch.setattr("wcodec.coders.rans.coder.LANE", 256)
-        data = encoded({"w": weights}, coder="rans", min_size=1)
+        data = encoded({"w": weights}, lane=128, coder="rans", min_size=1)
     pieces = dissect(data).index["tensors"][0][6]
     return forge(data, payloads={n: laid_open(data[p[0] : p[0] + p[1]]) for n, p in enumerate(pieces, 1)})
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import wcodec
-from tests.support.opencl import QUANTIZED, as_gpu, encoded, kept, smooth, weights
+from tests.support.opencl import QUANTIZED, as_gpu, encoded, kept, large_kernels, smooth, weights
 from wcodec import CorruptFileError, MismatchError, MissingDependencyError, UsageError
 from wcodec.model import DTYPES, FLOATS, Array, dtype_name
 from wcodec.opencl import loading
@@ -41,6 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
     "rans, 4 bits, asymmetric, by 5": {"bits": 4, "symmetric": False, "per": "group", "group_size": 5},
     "rans, 2 bits": {"bits": 2},
     "rans, 12 bits, asymmetric": {"bits": 12, "symmetric": False},
+    "rans, large kernels": {},
     "hevc": {},
     "hevc, 12 bits, asymmetric, by 5": {"bits": 12, "symmetric": False, "per": "group", "group_size": 5},
     "hevc, lossy": {"qp": 30, "bits": 4},
@@ -51,24 +52,38 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+RUNS = [(case, load) for number, case in enumerate(CASES) for load in (LOADS[1:3] if number % 2 else LOADS[::3])]
+"""Not everything with everything: every kernel takes half a second to build."""
+
+
 @cache
 def archive_of(case: str) -> bytes:
     policy = CASES[case]
+    if case == "rans, large kernels":
+        return encoded(large_kernels(), coder="rans", min_size=1)
     if "lossless" not in policy:
         policy = {"min_size": 1, "quantize": QUANTIZED[: 1 + ("axis" not in policy)]} | policy
     return encoded(weights(), coder=case.partition(",")[0], **policy)
 
 
 @cache
-def expected(data: bytes, dtype: str) -> dict[str, Array]:
+def in_f32(data: bytes) -> dict[str, Array]:
     with wcodec.open(data) as archive:
-        numbers = {name: numbers_of(archive.tensor(name), dtype) for name in archive}
+        numbers = {name: numbers_of(archive.tensor(name), "f32") for name in archive}
         for name, array in archive.items():
-            # quantized f32 is computed in f32 on the host, too
-            if array.dtype == np.float32:
-                with np.errstate(over="ignore"):
-                    assert np.array_equal(numbers[name], array.astype(DTYPES[dtype]), equal_nan=True)
+            # what is f32 in the archive is computed in f32 on the host, too
+            assert array.dtype != np.float32 or np.array_equal(numbers[name], array, equal_nan=True)
         return numbers
+
+
+def expected(data: bytes, dtype: str) -> dict[str, Array]:
+    numbers = in_f32(data)
+    if dtype == "f32":
+        return numbers
+    with np.errstate(over="ignore"):
+        return {
+            name: array.astype(np.float16) if array.dtype == np.float32 else array for name, array in numbers.items()
+        }
 
 
 def check(data: bytes, device: Device, dtype: Any, layout: PackedLayout | None, workers: int | None = None) -> None:
@@ -78,14 +93,13 @@ def check(data: bytes, device: Device, dtype: Any, layout: PackedLayout | None, 
         check_on_device(tensor, expected(data, dtype)[name], layout)
 
 
-@pytest.mark.parametrize("load", LOADS, ids=str)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "load"), RUNS, ids=str)
 def test_numbers_are_those_of_the_host(device: Device, case: str, load: tuple[Any, PackedLayout | None]) -> None:
     check(archive_of(case), device, *load)
 
 
-@pytest.mark.parametrize("load", [LOADS[0], LOADS[3]], ids=str)
-@pytest.mark.parametrize("case", ["rans", "rans, 12 bits, asymmetric", "zstd, 12 bits, by 5", "hevc, lossy"])
+@pytest.mark.parametrize("load", LOADS[::3], ids=str)
+@pytest.mark.parametrize("case", ["rans", "zstd, 12 bits, by 5", "hevc, lossy"])
 def test_numbers_are_the_same_as_if_memory_was_another(
     device: Device, case: str, load: tuple[Any, PackedLayout | None]
 ) -> None:
@@ -158,7 +172,7 @@ def test_chunks_of_their_true_size(device: Device) -> None:
 
 @cache
 def large() -> tuple[bytes, Array]:
-    data = encoded({"w": smooth(np.random.default_rng(0), 600, 200, 3, 3)}, coder="rans")
+    data = encoded({"w": smooth(np.random.default_rng(0), 600, 200, 3, 3)}, lane=2304, coder="rans")
     with wcodec.open(data) as archive:
         assert len(archive.tensor("w").pieces) == 2
         return data, archive["w"].astype(np.float16)
@@ -249,7 +263,7 @@ def empty_like(tensor: DeviceTensor, device: Device) -> DeviceTensor:
 
 def test_names_pick_tensors_and_progress_counts_them(device: Device) -> None:
     loaded = wcodec.load(archive_of("rans"), device, names=["dense", "?x?", "empty"])
-    assert list(loaded) == ["dense", "1x1", "3x3", "5x5", "7x7", "empty"]
+    assert list(loaded) == ["dense", "1x1", "3x3", "empty"]
     steps: list[wcodec.Progress] = []
     wcodec.load(archive_of("zstd, asymmetric, last axis"), device, progress=steps.append)
     total = sum(array.nbytes for array in weights().values())

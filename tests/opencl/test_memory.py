@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ with wcodec.open(path, workers=4) as archive:
 """
 
 
+@cache
 def archive_of(coder: Coder) -> bytes:
     """A tensor of a hundred chunks that are all the same, and one of a single such chunk."""
     symbols = np.clip(np.rint(np.random.default_rng(0).laplace(size=SHAPE) * 9), -127, 127).astype(np.int8)

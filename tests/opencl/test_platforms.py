@@ -44,13 +44,13 @@ def test_a_device_that_fails_its_trial_is_listed_and_passed_over(
     device: Device, anew: None, trial: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script, reason = TRIALS[trial]
-    sound, place = platforms._TRIAL, [entry[0] for entry in platforms.found_devices()].index(device.device)
+    place = [entry[0] for entry in platforms.found_devices()].index(device.device)
     _, platform, number = platforms.found_devices()[place]
     # only this one fails
     condition = (
         f"import sys\nif sys.argv[1:] == ['{platform}', '{number}']:\n    {script or 'sys.exit()'}\n    sys.exit()"
     )
-    monkeypatch.setattr(platforms, "_TRIAL", condition + sound)
+    monkeypatch.setattr(platforms, "_TRIAL", condition + "\nprint('works')")
     if trial == "hangs":
         monkeypatch.setattr(platforms, "TRIAL_SECONDS", 1)
     listed = list_devices()

@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 import zstandard
 
 import wcodec
@@ -41,9 +42,12 @@ def as_gpu(device: Device) -> Device:
     return made
 
 
-def encoded(arrays: dict[str, Array], **policy: Any) -> bytes:
+def encoded(arrays: dict[str, Array], *, lane: int = 300, **policy: Any) -> bytes:
+    """An archive whose lanes are short: NumPy takes as long as the longest."""
     stream = io.BytesIO()
-    wcodec.encode(wcodec.Model.from_arrays(arrays), stream, Policy(**policy))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wcodec.coders.rans.coder.LANE", 2 * lane)
+        wcodec.encode(wcodec.Model.from_arrays(arrays), stream, Policy(**policy))
     return stream.getvalue()
 
 
@@ -59,12 +63,9 @@ def weights() -> dict[str, Array]:
         "dense": rng.laplace(size=(65, 130)) * rng.lognormal(size=(65, 1)),
         "1x1": rng.laplace(size=(33, 18, 1, 1)),
         "3x3": smooth(rng, 18, 14, 3, 3),
-        "depthwise": rng.laplace(size=(40, 1, 3, 3)),
-        "5x5": smooth(rng, 12, 9, 5, 5),
-        "7x7": smooth(rng, 18, 6, 7, 7),
-        "three axes": rng.laplace(size=(7, 19, 5)),
-        "long row": rng.laplace(size=(3, 5001)),
-        "long row of kernels": smooth(rng, 5, 301, 3, 3),
+        "depthwise": smooth(rng, 170, 1, 3, 3),
+        "long row": rng.laplace(size=(3, 1001)),
+        "long row of kernels": smooth(rng, 5, 71, 3, 3),
         "vector": rng.laplace(size=50),
         "one": np.array([[-1.5]]),
         "scalar": np.array(2.5),
@@ -78,6 +79,16 @@ def weights() -> dict[str, Array]:
     for name in ("f16", "bf16", "f64"):
         arrays[name] = rng.laplace(size=(20, 24)).astype(DTYPES[name])
     return arrays
+
+
+def large_kernels() -> dict[str, Array]:
+    """Devices have kernels of their own for each size."""
+    rng = np.random.default_rng(13)
+    return {
+        "5x5": smooth(rng, 12, 9, 5, 5),
+        "7x7": smooth(rng, 18, 6, 7, 7),
+        "three axes": rng.laplace(size=(7, 19, 5)).astype(np.float32),
+    }
 
 
 QUANTIZED = ("vector", "scalar")
