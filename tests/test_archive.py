@@ -192,7 +192,11 @@ def test_video_beyond_eight_bits(coder, bits):
     assert same_bits(archive["fc.weight"], plainly_quantized("fc.weight", bits, (1, 0)))
 
 
-@pytest.mark.parametrize(("first", "second"), [("zstd", "ffv1"), ("ffv1", "hevc"), ("hevc", "raw"), ("raw", "auto")])
+PAIRS = [("zstd", "ffv1"), ("ffv1", "hevc"), ("hevc", "raw"), ("raw", "auto")]
+PAIRS += [("zstd", "rans"), ("rans", "zstd"), ("rans", "ffv1"), ("hevc", "rans"), ("rans", "auto")]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_transcoding_leaves_every_symbol(first, second):
     source, target = encoded(Policy(coder=first, bits=5)), io.BytesIO()
     wcodec.transcode(source, target, second)

@@ -164,3 +164,45 @@ def test_a_read_only_array_is_refused(data):
 def test_an_unknown_device(data):
     with pytest.raises(wcodec.UsageError, match="abacus"):
         wcodec.load(data, "abacus")
+
+
+@pytest.mark.parametrize("name", ["torch:cpu", "torch"])
+def test_torch_devices_by_name(data, name):
+    loaded = wcodec.load(data, name)
+    assert all(tensor.device.type == "cpu" for tensor in loaded.values())
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in wcodec.load(data, "torch").items())
+
+
+def test_tensors_of_another_device_are_filled_through_the_host(data, monkeypatch):
+    """What a GPU's tensors go through, seen on the CPU's."""
+    expected = wcodec.load(data, "torch")
+    monkeypatch.setattr("wcodec.tensors.HostMemory", lambda array: pytest.fail("not the host's memory"))
+    monkeypatch.setattr("wcodec.tensors._on_host", lambda tensor: False)
+    out = {name: torch.zeros_like(tensor) for name, tensor in expected.items()}
+    loaded = wcodec.load(data, "torch", out=out)
+    assert all(loaded[name] is out[name] for name in expected)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+    wrong = {**out, "conv.bias": torch.zeros(23)}
+    with pytest.raises(wcodec.MismatchError, match=r"conv.bias.*\(23,\)"):
+        wcodec.load(data, "torch", out=wrong)
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "message"),
+    [
+        ("torch:abacus", wcodec.UsageError, "abacus"),
+        ("torch:meta", wcodec.UsageError, "meta"),
+        ("torch:cuda:99", wcodec.MissingDependencyError, "cuda:99"),
+    ],
+)
+def test_torch_devices_that_are_not_there(data, where, error, message):
+    with pytest.raises(error, match=message):
+        wcodec.load(data, where)
+
+
+@pytest.mark.parametrize("where", ["cpu", "torch"])
+def test_options_of_opencl_are_for_opencl(data, where):
+    with pytest.raises(wcodec.UsageError, match="OpenCL"):
+        wcodec.load(data, where, dtype="f16")
+    with pytest.raises(wcodec.UsageError, match="OpenCL"):
+        wcodec.load(data, where, layout=wcodec.PackedLayout())

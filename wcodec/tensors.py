@@ -82,7 +82,7 @@ def memory_of(name: str, given: Any) -> Memory:
         raise MismatchError(f"tensor {name!r}: a {type(given).__name__} is neither a NumPy array nor a torch tensor")
     if given.device.type == "meta" or not _is_plain(given) or not given.is_contiguous():
         raise MismatchError(f"tensor {name!r}: the torch tensor must be dense, contiguous and in some memory")
-    return HostMemory(_view(name, given)) if given.device.type == "cpu" else RemoteMemory(name, given)
+    return HostMemory(_view(name, given)) if _on_host(given) else RemoteMemory(name, given)
 
 
 def check_torch_device(place: str) -> None:
@@ -137,6 +137,10 @@ def model_of(tensors: Mapping[str, Any]) -> Model:
 
 def _is_tensor(given: object) -> bool:
     return type(given).__module__.partition(".")[0] == "torch" and isinstance(given, import_torch().Tensor)
+
+
+def _on_host(tensor: Any) -> bool:
+    return bool(tensor.device.type == "cpu")
 
 
 def _is_plain(tensor: Any) -> bool:

@@ -35,6 +35,7 @@ class Batch:
     words_at: int
     words: int
     predicted: bool
+    phases: bool
     low: bool
     owners: list[tuple[int, NDArray[np.int64]]] = field(repr=False)
     """For the lanes of all groups, in order: their chunk's place in the batch and their numbers there."""
@@ -95,7 +96,7 @@ class BatchBuilder:
         self._owners: list[tuple[int, NDArray[np.int64]]] = []
         self._words: list[NDArray[np.uint16]] = []
         self._word_count = 0
-        self._predicted = self._low = False
+        self._predicted = self._phases = self._low = False
 
     def add(self, payload: bytes | memoryview, rows: int, first_row: int) -> None:
         """A chunk of so many rows; `CorruptFileError` where its payload does not say how to decode it."""
@@ -107,6 +108,7 @@ class BatchBuilder:
         self._words.append(streams.words)
         self._word_count += len(streams.words)
         self._predicted |= model.coefficients is not None
+        self._phases |= model.phases > 1
         self._low |= model.low > 0
 
     def finish(self) -> Batch:
@@ -122,6 +124,7 @@ class BatchBuilder:
             words_at=self._side.filled + len(chunks) + len(groups),
             words=self._word_count,
             predicted=self._predicted,
+            phases=self._phases,
             low=self._low,
             owners=self._owners,
         )

@@ -69,7 +69,7 @@ class Launcher:
         Returns the event of its end. `status` gets the least number of a damaged lane, counted over all groups.
         """
         defines = [f"LANES={self.device.lanes}", f"PERIOD={coder.period}"]
-        defines += ["PREDICTED"] * batch.predicted + ["LOW"] * batch.low
+        defines += ["PREDICTED"] * batch.predicted + ["PHASES"] * batch.phases + ["LOW"] * batch.low
         if to.dtype in _DESTINATIONS:
             defines += [_DESTINATIONS[to.dtype]] + ["TRAIL"] * (factors.trails > 1)
             defines += ["PACKED"] * (to.layout is not None)

@@ -78,10 +78,13 @@ def _reach(symbols: NDArray[Any]) -> tuple[int, int]:
 def _centers(levels: NDArray[np.int32]) -> NDArray[np.uint8]:
     """The middle level of all rows, or of every row where that saves more than it costs."""
     values = levels.astype(np.float32)
+    middle = values.mean(dtype=np.float64)
+    values -= np.float32(middle)
     means = values.mean(axis=1, dtype=np.float64)
-    within = float(np.vdot(values, values)) / values.size - np.square(means).mean() + _ROUNDING
-    saved = levels.size / 2 * np.log2((within + means.var()) / within)
-    chosen: NDArray[np.float64] = means if saved > 10 * len(means) else means.mean(keepdims=True)
+    between = float(np.square(means).mean())
+    within = max(0.0, float(np.vdot(values, values)) / values.size - between) + _ROUNDING
+    saved = levels.size / 2 * np.log2((within + between) / within)
+    chosen: NDArray[np.float64] = middle + (means if saved > 10 * len(means) else np.zeros(1))
     return np.rint(chosen).astype(np.uint8)
 
 

@@ -1,6 +1,7 @@
 // Decodes lanes of `rans`, LANES of them in step, dequantizes and places their numbers in one pass.
 //
-// Built for one PERIOD, with PREDICTED, LOW and TRAIL where any chunk needs them, and PACKED for a layout other than rows.
+// Built for one PERIOD, with PREDICTED, PHASES, LOW and TRAIL where any chunk needs them, and PACKED for a layout other
+// than rows. Without PHASES, a table does not depend on the prediction, so that the next look-up need not wait for it.
 
 #define LAGS 8
 #define UNROLLED 9
@@ -159,7 +160,15 @@ kernel void decode(global const uint *blob, uint groups_at, uint chunks_at, uint
     const int rounding = 1 << (5 - log_phases), steps = 6 - log_phases;
     const int middle = (1 << log_phases) >> 1, phase_mask = (1 << log_phases) - 1;
 
-    Ints least = (Ints)(highest), most = (Ints)(lowest), outside = (Ints)(0);
+#ifdef LOW
+    Ints outside = (Ints)(0);
+#else
+    // symbols are levels of 0 to 255 and the origin
+    const Ints outside = (Ints)(0);
+    lowest = max(lowest, origin);
+    highest = min(highest, origin + 255);
+#endif
+    Ints least = (Ints)(highest), most = (Ints)(lowest);
     for (uint i = 0; i < rows; i++, row += 1) {
         Ints at = AS_INTS(row) + chunk[ROW];
         const Ints row_scale = (Ints)EACH(FROM_SIDE);
@@ -194,16 +203,25 @@ kernel void decode(global const uint *blob, uint groups_at, uint chunks_at, uint
             UNROLL
             for (int p = 0; p < PERIOD; p++) {
                 const Ints kind = clamp(row_scale + (column_class + position_scale[p]), (Ints)(0), (Ints)(last_class));
-                Ints whole = (Ints)(0), phase = (Ints)(middle);
+                Ints whole = (Ints)(0);
+#ifdef PHASES
+                Ints phase = (Ints)(middle);
+#else
+                const Ints phase = (Ints)(0);
+#endif
 #ifdef PREDICTED
                 Ints predicted = (Ints)(rounding);
                 #pragma unroll
                 for (int lag = 0; lag < LAGS; lag++)
                     if (PERIOD > UNROLLED ? lag < PERIOD : lag < p)
                         predicted += coefficients[p * LAGS + lag] * height[lag];
+#ifdef PHASES
                 predicted = (predicted >> steps) + middle;
                 whole = predicted >> log_phases;
                 phase = predicted & phase_mask;
+#else
+                whole = predicted >> steps;
+#endif
 #endif
                 const Uints slot = state & 4095u;
                 Uints cell = AS_UINTS(((kind << log_phases) + phase) << log_size) + (slot >> (uint)bucket);
@@ -232,8 +250,8 @@ kernel void decode(global const uint *blob, uint groups_at, uint chunks_at, uint
                 height[0] = level;
 #endif
                 level += center;
-                outside |= level;
 #ifdef LOW
+                outside |= level;
                 if (low_bits) {
                     level = (level << low_bits) | AS_INTS(state & ((1u << low_bits) - 1u));
                     state >>= (uint)low_bits;
