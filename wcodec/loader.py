@@ -67,7 +67,7 @@ def _target(device: str | Device, dtype: str | None, layout: PackedLayout | None
     if kind == "opencl":
         from wcodec.opencl.loading import load_onto
 
-        return partial(load_onto, device, dtype or "f16", layout)
+        return partial(load_onto, device, "f16" if dtype is None else dtype, layout)
     if dtype is not None or layout is not None:
         raise UsageError(f"dtype and layout are for OpenCL devices; on {device!r} tensors have their own")
     if device == "cpu":

@@ -68,10 +68,12 @@ def test_the_archive_itself_is_sound(device: Device) -> None:
     assert lanes() > 3
 
 
-@pytest.mark.parametrize("part", ["head", "model", "counts", "states", "words"])
-@pytest.mark.parametrize("driven", [lambda device: device, as_gpu], ids=["as it is", "as a GPU"])
-def test_damage_is_found_or_does_none(device: Device, driven, part: str) -> None:
+@pytest.mark.parametrize("part", ["head", "model", "counts", "states", "words", "states as a GPU", "words as a GPU"])
+def test_damage_is_found_or_does_none(device: Device, part: str) -> None:
     """What the host refuses the device refuses, at the same place, and what it takes decodes to the same numbers."""
+    part, _, driven = part.partition(" as a ")
+    if driven:
+        device = as_gpu(device)
     rng = np.random.default_rng(len(part))
     refused = 0
     for _ in range(25):
@@ -79,7 +81,7 @@ def test_damage_is_found_or_does_none(device: Device, driven, part: str) -> None
         payload = bytearray(payload_of(chunk))
         place = int(rng.choice(parts_of(bytes(payload), lanes())[part]))
         payload[place] ^= 1 << int(rng.integers(8))
-        host, found = both(forge(sound(), payloads={1 + chunk: bytes(payload)}), driven(device))
+        host, found = both(forge(sound(), payloads={1 + chunk: bytes(payload)}), device)
         if isinstance(host, CorruptFileError):
             assert str(found) == str(host)
             assert isinstance(found, CorruptFileError)
@@ -138,13 +140,11 @@ def test_kernels_within_those_of_the_layout(device: Device) -> None:
     data = encoded({"w": weights}, coder="rans", min_size=1)
     with wcodec.open(data) as archive:
         symbols = archive.tensor("w").symbols((0, 20)).reshape(1, 20, ROW)
-    for period in (1, 3):
-        payload = Rans(256, period).encode(symbols)
-        forged = forge(data, put("coder", period=period, lane=256), {1: payload})
-        for layout in (None, PackedLayout(4, 4)):
-            host, found = both(forged, device, layout)
-            assert isinstance(host, np.ndarray)
-            assert np.array_equal(found, host)
+    forged = forge(data, put("coder", period=1, lane=256), {1: Rans(256, 1).encode(symbols)})
+    for layout in (None, PackedLayout(4, 4)):
+        host, found = both(forged, device, layout)
+        assert isinstance(host, np.ndarray)
+        assert np.array_equal(found, host)
 
 
 @pytest.mark.parametrize("tiling", [{"id": "grid", "line": ROW, "height": 32, "width": ROW}])

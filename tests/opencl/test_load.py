@@ -52,7 +52,14 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-ONCE = ("rans, 4 bits, asymmetric, by 5", "rans, 12 bits, asymmetric", "rans, large kernels")
+ONCE = (
+    "raw, 12 bits, asymmetric, one scale",
+    "rans, 4 bits, asymmetric, by 5",
+    "rans, 12 bits, asymmetric",
+    "rans, large kernels",
+    "hevc, 12 bits, asymmetric, by 5",
+    "ffv1, asymmetric",
+)
 RUNS = [
     (case, load)
     for number, case in enumerate(CASES)
@@ -142,6 +149,7 @@ def archive_in_chunks(coder: str) -> bytes:
     rng = np.random.default_rng(0)
     shapes = {"dense": (130, 70), "planes": (2, 4, 40, 25), "kernels": (3, 400, 3, 3), "few kernels": (50, 20, 3, 3)}
     arrays = {name: smooth(rng, *shape) for name, shape in shapes.items()}
+    arrays["kernels"] += 3 * rng.laplace(size=(3, 400, 1, 1)).astype(np.float32)
     arrays["integers"] = rng.integers(-9, 9, (90, 110), np.int8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("wcodec.tiling.CHUNK_ELEMENTS", 3000)

@@ -128,6 +128,7 @@ class Launcher:
             event = self.device.cl.enqueue_nd_range_kernel(
                 self.device.queue, kernel, (size,), local, wait_for=[ready] if ready is not None else None
             )
+            self.device.queue.flush()
         self.device.keep_until(event, arguments)
         return event
 

@@ -45,13 +45,15 @@ class Slot:
     def send(self, size: int) -> tuple[Any, Any]:
         """Give the first `size` bytes to the device: the buffer that kernels find them in, and from which event on."""
         with translating("uploading"):
+            transfers, buffer = self._device.transfers, self._remote or self._pinned
             if self._remote is None:
                 # on a CPU nothing is copied
-                return self._pinned, self.bytes.base.release(self._device.transfers)  # type: ignore[union-attr]
-            copied = self._device.cl.enqueue_copy(
-                self._device.transfers, self._remote, self.bytes[:size], is_blocking=False
-            )
-            return self._remote, copied
+                sent = self.bytes.base.release(transfers)  # type: ignore[union-attr]
+            else:
+                sent = self._device.cl.enqueue_copy(transfers, self._remote, self.bytes[:size], is_blocking=False)
+            # kernels wait for this in another queue, which does not make this one begin
+            transfers.flush()
+            return buffer, sent
 
     def reclaim(self) -> None:
         """Have the memory back after the device is done with it."""
