@@ -18,6 +18,9 @@ from wcodec.coders.base import FrameLimits
 CHUNK_ELEMENTS = 1 << 20
 """Elements a chunk aims at: large enough for a coder to learn its statistics, small enough for many cores."""
 
+ROWS_TOGETHER = 16
+"""Chunks of many rows begin at multiples of this: devices decode rows side by side, and store them in blocks."""
+
 Side = Annotated[int, Meta(ge=1, le=16384)]
 
 
@@ -54,11 +57,13 @@ class Rows:
         return self.shape[max(self.axes, axis) :]
 
     def chunks(self) -> list[tuple[int, int]]:
-        """Ranges [start, stop) of rows, one row longer or shorter than another, together the tensor; none if empty."""
+        """Ranges [start, stop) of rows, about as long as each other, together the tensor; none if empty."""
         if not self.count or not self.size:
             return []
         pieces = min(math.ceil(self.count * self.size / CHUNK_ELEMENTS), self.count)
-        return list(pairwise(-(-self.count * piece // pieces) for piece in range(pieces + 1)))
+        step = ROWS_TOGETHER if self.count >= 4 * ROWS_TOGETHER * pieces else 1
+        bounds = [step * -(-self.count * piece // (pieces * step)) for piece in range(pieces)]
+        return list(pairwise([*bounds, self.count]))
 
 
 class Flat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="id", tag="flat"):
