@@ -455,3 +455,31 @@ def test_flipped_bytes_are_refused_or_harmless(data: st.DataObject) -> None:
         damaged[place] ^= bits
     with suppress(CorruptFileError):
         coder.decode(bytes(damaged), golden.symbols(coder.depth))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="scheduling as Linux has it")
+def test_no_encoder_changes_how_the_process_is_scheduled():
+    """SVT-AV1 would, where it may: a machine of real-time threads that wait for each other stands still."""
+    script = """
+import os, threading
+import numpy as np
+from wcodec.coders.video import VIDEO_CODERS
+
+def scheduling():
+    return [(os.sched_getscheduler(int(thread)), os.sched_getparam(int(thread)).sched_priority)
+            for thread in os.listdir("/proc/self/task")]
+
+before = scheduling()[0]
+def code():
+    for kind in VIDEO_CODERS.values():
+        kind.of(8).encode(np.zeros((2, 64, 64), np.uint8))
+threads = [threading.Thread(target=code) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+code()
+assert set(scheduling()) == {before}, scheduling()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import cache
 from threading import Lock
@@ -29,7 +30,8 @@ _FULL_RANGE = 2
 
 _DETECTION = "crccheck+bitstream+buffer+explode"
 
-_QUIETING = Lock()
+_OPENING_SVT = Lock()
+"""Opening one encoder of SVT-AV1 at a time: it changes what belongs to the process."""
 
 
 def encode(encoder: str, pixel_format: str, options: Mapping[str, str], levels: NDArray[Any]) -> list[bytes]:
@@ -56,8 +58,9 @@ def encode(encoder: str, pixel_format: str, options: Mapping[str, str], levels: 
     packets: list[bytes] = []
     try:
         if encoder == "libsvtav1":
-            with _QUIETING:
+            with _OPENING_SVT, _own_scheduling():
                 _quiet_svt()
+                context.open(strict=False)
         for number, plane in enumerate(levels):
             frame = av.VideoFrame(width, height, pixel_format)
             frame.pts = number
@@ -104,6 +107,25 @@ def decode(decoder: str, stream: Stream, shape: tuple[int, int, int], depth: int
         raise CorruptFileError(where, f"{decoder} refuses it: {error}") from error
     if done != count:
         raise CorruptFileError(where, f"it has {done} frames where {count} were expected")
+
+
+@contextmanager
+def _own_scheduling() -> Iterator[None]:
+    """Put the process's scheduling back as it was.
+
+    Run by root, SVT-AV1 makes the main thread real-time of the highest priority whenever an encoder is opened, and with
+    it all threads and children that are started later: two of them that wait for each other starve the machine.
+    """
+    if not hasattr(os, "sched_setscheduler"):
+        yield
+        return
+    process = os.getpid()
+    policy, parameter = os.sched_getscheduler(process), os.sched_getparam(process)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.sched_setscheduler(process, policy, parameter)
 
 
 @cache
