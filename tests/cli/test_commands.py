@@ -208,7 +208,7 @@ def test_devices_names_software_codecs_that_work(run):
     code, out, _ = run("devices")
     assert code == 0
     for name in ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1"):
-        assert any(line.split()[0] == name and "works" in line for line in out.splitlines()), out
+        assert any(line.split()[:1] == [name] and "works" in line for line in out.splitlines()), out
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -54,10 +54,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         for name, value in self.server.headers.items():
             self.send_header(name, value)
-        self.end_headers()
         if method == "HEAD":
             body = b""
+        # Before anything is sent: a client that has its reply may look at once.
         self.server.requests.append((method, len(body)))
+        self.end_headers()
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
