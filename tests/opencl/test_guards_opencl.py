@@ -83,7 +83,7 @@ def test_the_fields_of_a_chunk_are_those_that_the_encoder_reads() -> None:
     assert len(chunk) == len(encoder)
     found = dict(zip(encoder, chunk.tolist(), strict=True))
     assert found["ORIGIN"] == model.origin
-    assert side[found["FREQUENCIES"]] == model.tables()[0].frequencies[0]
+    assert side[found["CELLS"]] == model.tables()[0].frequencies[0]
     # what `SideBuilder.put_model` gives to both is in the same order
     first, last = encoder.index("LOG_SIZE"), encoder.index("LOW_BITS")
     shared = encoder[first : last + 1]

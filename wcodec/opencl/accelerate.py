@@ -33,6 +33,7 @@ class Accelerator:
         self._device, self._launcher, self._lock = device, Launcher(device), Lock()
         self._process = os.getpid()
         self._failed = False
+        self._rooms: dict[str, Any] = {}
 
     @property
     def usable(self) -> bool:
@@ -92,20 +93,44 @@ class Accelerator:
         room = 3 if model.low else 2
         starts = lanes.starts.astype(np.uint32)
         side, chunk = _encoder_side(model, symbols.shape[1] // coder.period)
-        words, counts = np.empty(symbols.size * room, np.uint16), np.empty((2, len(lanes)), np.uint32)
+        counts, states = np.empty((2, len(lanes)), np.uint32)
         with self._lock:
             inputs = [self._uploaded(part) for part in (symbols, side, chunk, starts)]
-            outputs = [device.buffer(part.nbytes, "coded lanes") for part in (words, counts[0], counts[1])]
-            arguments = [inputs[0], np.uint32(symbols.shape[1]), *inputs[1:], np.uint32(room), *outputs]
+            words = self._room("words", 2 * (symbols.size * room + 1))
+            outputs = [self._room(name, counts.nbytes) for name in ("counts", "states")]
+            arguments = [inputs[0], np.uint32(symbols.shape[1]), *inputs[1:], *map(np.uint32, (len(lanes), room))]
             coded = self._launcher.encode(
-                coder.period, model.coefficients is not None, _TYPES[symbols.dtype.str], len(lanes), arguments, None
+                coder.period,
+                model.coefficients is not None,
+                _TYPES[symbols.dtype.str],
+                len(lanes),
+                [*arguments, words, *outputs],
+                None,
             )
             with translating("reading coded lanes"):
-                for part, output in zip((words, counts[0], counts[1]), outputs, strict=True):
+                for part, output in zip((counts, states), outputs, strict=True):
                     device.cl.enqueue_copy(device.queue, part, output, wait_for=[coded])
-        ends = lanes.starts[1:] * room
-        taken = [words[end - count : end] for end, count in zip(ends.tolist(), counts[0].tolist(), strict=True)]
-        return Streams(counts[1], counts[0].astype(np.int64), np.concatenate(taken))
+            with self._mapped(words, symbols.size * room + 1) as written:
+                ends = (lanes.starts[1:] * room + 1).tolist()
+                taken = [written[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]
+                return Streams(states, counts.astype(np.int64), np.concatenate(taken))
+
+    def _room(self, name: str, size: int) -> Any:
+        """Memory that a kernel writes, the same for every chunk: fresh pages cost more than what is done with them."""
+        if name not in self._rooms or self._rooms[name].size < size:
+            self._rooms[name] = self._device.buffer(size, f"coded {name}", pinned=True)
+        return self._rooms[name]
+
+    @contextmanager
+    def _mapped(self, buffer: Any, count: int) -> Iterator[NDArray[np.uint16]]:
+        """The first words of a buffer, copied only where the host cannot reach them."""
+        cl, queue = self._device.cl, self._device.queue
+        with translating("reading coded lanes"):
+            words, _ = cl.enqueue_map_buffer(queue, buffer, cl.map_flags.READ, 0, (count,), np.uint16)
+        try:
+            yield words
+        finally:
+            words.base.release(queue)
 
     def _uploaded(self, array: NDArray[Any]) -> Any:
         flags = self._device.cl.mem_flags.READ_ONLY | self._device.cl.mem_flags.COPY_HOST_PTR
@@ -118,8 +143,7 @@ def _encoder_side(model: Model, columns: int) -> tuple[NDArray[np.int32], NDArra
     side, tables = SideBuilder(), model.tables()
     frequencies = np.concatenate([table.frequencies for table in tables])
     fields = [
-        side.put(frequencies),
-        side.put(np.cumsum(frequencies, dtype=np.int64) - frequencies),
+        side.put(np.stack([frequencies, np.cumsum(frequencies, dtype=np.int64) - frequencies], axis=1)),
         side.put(np.concatenate([table.slots for table in tables])),
         *side.put_model(model, columns),
     ]

@@ -18,6 +18,9 @@ _SOURCES = {"|i1": "SRC_S8", "|u1": "SRC_U8", "<i2": "SRC_S16", "<u2": "SRC_U16"
 _DESTINATIONS = {"f16": "DST_F16", "f32": "DST_F32"}
 _FRAMES = np.dtype([("fields", "<u4", (4,))])
 
+_ENCODED_AT_ONCE = 4
+"""Lanes that a work-item of a CPU encodes: as many as its registers hold the states of."""
+
 NO_LAYOUT = np.zeros(1, KERNEL_FIELDS)[0]
 
 Source = tuple[Any, Any]
@@ -112,10 +115,10 @@ class Launcher:
 
     def encode(self, period: int, predicted: bool, kind: str, lanes: int, arguments: list[Any], ready: Any) -> Any:
         """Encode lanes of symbols of the C type `kind`; the arguments are those of kernels/rans_encode.cl."""
-        kernel = self._kernel(
-            "encode", ("rans_encode.cl",), [f"PERIOD={period}", f"SOURCE={kind}", *["PREDICTED"] * predicted]
-        )
-        return self.run(kernel, arguments, ready, lanes, self._one_by_one)
+        at_once = _ENCODED_AT_ONCE if self.device.is_cpu else 1
+        defines = [f"PERIOD={period}", f"SOURCE={kind}", f"AT_ONCE={at_once}", *["PREDICTED"] * predicted]
+        kernel = self._kernel("encode", ("rans_encode.cl",), defines)
+        return self.run(kernel, arguments, ready, -(-lanes // at_once), self._one_by_one)
 
     @property
     def _one_by_one(self) -> tuple[int, ...] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from wcodec.coders.rans.tables import LARGEST, PRECISION, SCALES, SHAPES, SMALLE
 
 _SAMPLE = 1 << 18
 """Symbols of a chunk that predictions and tables are chosen on; scales are found on all of them."""
+
+_BLOCK = 1 << 16
+"""Symbols of a chunk that are looked at together."""
 
 _ESCAPED = 20.0
 """Bits that an escaped symbol takes, roughly."""
@@ -42,16 +46,14 @@ Scales = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
 def fit(symbols: NDArray[Any], period: int) -> Model:
     """A model of symbols of shape (rows, row size), a chunk's; 8- or 16-bit integers."""
     origin, low = _reach(symbols)
-    levels = symbols.astype(np.int32) - origin >> low
+    levels = _levels(symbols, origin, low)
     center = _centers(levels)
-    heights = (levels - center[:, None]).astype(np.float32).reshape(len(symbols), -1, period)
-    rows = _sample(len(heights), heights.size)
-    some = heights[rows]
+    rows = _sample(len(levels), levels.size)
+    centers = np.broadcast_to(center, len(levels))
+    some = _heights(levels[rows], centers[rows]).reshape(len(rows), -1, period)
     coefficients = _coefficients(some.reshape(-1, period))
     plain = Model(LARGEST, 1, origin, low, center, *_flat(len(symbols), period), coefficients, _CLASSES, _NONE)
-    matrix = plain.lag_matrix()
-    left = heights if matrix is None else heights - heights @ matrix.T
-    scales = _scales(np.square(left) + np.float32(_ROUNDING))
+    scales = _scales(_squares(levels, centers, plain.lag_matrix(), period))
     model, bits = _with_tables(plain, some, scales, rows)
     if np.count_nonzero(some) < some.size / 2:
         # where most heights are 0, the few that are not make scales differ by chance
@@ -75,17 +77,50 @@ def _reach(symbols: NDArray[Any]) -> tuple[int, int]:
     return least, max(0, (most - least).bit_length() - 8)
 
 
-def _centers(levels: NDArray[np.int32]) -> NDArray[np.uint8]:
+def _levels(symbols: NDArray[Any], origin: int, low: int) -> NDArray[np.uint8]:
+    if symbols.itemsize == 1:
+        levels: NDArray[np.uint8] = symbols.view(np.uint8) ^ np.uint8(-origin)
+        return levels
+    return (symbols.astype(np.int32) - origin >> low).astype(np.uint8)
+
+
+def _blocks(levels: NDArray[np.uint8]) -> Iterator[slice]:
+    """All rows, some at a time: what is made of them stays in cache, and its memory is used again."""
+    step = max(1, _BLOCK // levels.shape[1])
+    return (slice(start, start + step) for start in range(0, len(levels), step))
+
+
+def _centers(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The middle level of all rows, or of every row where that saves more than it costs."""
-    values = levels.astype(np.float32)
-    middle = values.mean(dtype=np.float64)
-    values -= np.float32(middle)
-    means = values.mean(axis=1, dtype=np.float64)
+    middle, means, square = float(levels.mean()), np.empty(len(levels)), 0.0
+    for rows in _blocks(levels):
+        values = levels[rows].astype(np.float32)
+        values -= np.float32(middle)
+        values.mean(axis=1, dtype=np.float64, out=means[rows])
+        square += float(np.vdot(values, values))
     between = float(np.square(means).mean())
-    within = max(0.0, float(np.vdot(values, values)) / values.size - between) + _ROUNDING
+    within = max(0.0, square / levels.size - between) + _ROUNDING
     saved = levels.size / 2 * np.log2((within + between) / within)
     chosen: NDArray[np.float64] = middle + (means if saved > 10 * len(means) else np.zeros(1))
     return np.rint(chosen).astype(np.uint8)
+
+
+def _heights(levels: NDArray[np.uint8], centers: NDArray[np.uint8]) -> Floats:
+    heights = levels.astype(np.float32)
+    heights -= centers[:, None].astype(np.float32)
+    return heights
+
+
+def _squares(levels: NDArray[np.uint8], centers: NDArray[np.uint8], matrix: Floats | None, period: int) -> Floats:
+    """The squares of what is left of each height once it is predicted: shape (rows, columns, period)."""
+    squares = np.empty((len(levels), levels.shape[1] // period, period), np.float32)
+    for rows in _blocks(levels):
+        left, heights = squares[rows].reshape(-1, period), _heights(levels[rows], centers[rows]).reshape(-1, period)
+        if matrix is not None:
+            heights = np.matmul(heights, np.eye(period, dtype=np.float32) - matrix.T, out=left)
+        np.square(heights, left)
+        left += np.float32(_ROUNDING)
+    return squares
 
 
 def _coefficients(kernels: Floats) -> NDArray[np.int8] | None:
@@ -164,8 +199,7 @@ def _with_tables(plain: Model, some: Floats, scales: Scales, rows: NDArray[np.in
     The bits are about what all rows take.
     """
     row, column, position = scales
-    sums = row[rows, None, None] + column[:, None] + position
-    first, median, last = _quantiles(sums, (0.0005, 0.5, 0.9995))
+    first, median, last = _quantiles((row[rows], column, position), (0.0005, 0.5, 0.9995))
     last = min(last, first + MOST_CLASSES - 1)
     scaled = replace(
         plain,
@@ -175,21 +209,44 @@ def _with_tables(plain: Model, some: Floats, scales: Scales, rows: NDArray[np.in
         position=position.astype(np.int8),
         classes=np.zeros((last - first + 1, 2), np.uint8),
     )
-    residuals, phases = scaled.residuals(some)
-    classes = np.clip(sums - first, 0, last - first)
-    sized = replace(scaled, size=_size(residuals))
-    entries = np.where(np.abs(residuals) > sized.half, sized.escape, residuals + sized.half)
-    places = (classes * sized.phases + phases) * sized.size + entries
-    counts = np.bincount(places.reshape(-1), minlength=len(sized.classes) * sized.phases * sized.size)
-    model, bits = _choose_tables(sized, counts.reshape(len(sized.classes), -1), first, row.size / len(rows))
+    residuals, places = scaled.residuals(some)
+    classes = replace(scaled, row=scaled.row[rows]).scale_class()
+    classes *= scaled.phases
+    places += classes
+    places *= LARGEST
+    places += scaled.entries(residuals)
+    counts = np.bincount(places.reshape(-1), minlength=len(scaled.classes) * scaled.phases * LARGEST)
+    sized, fewer = _sized(scaled, counts.reshape(-1, LARGEST))
+    model, bits = _choose_tables(sized, fewer.reshape(len(sized.classes), -1), first, row.size / len(rows))
     return model, bits + _SCALE_BITS * (np.unique(row).size > 1) * row.size + _SCALE_BITS * (column.size - 1)
 
 
-def _quantiles(numbers: NDArray[np.int32], shares: tuple[float, ...]) -> list[int]:
-    """The numbers that these shares of all are at most."""
-    least = int(numbers.min())
-    below = np.cumsum(np.bincount((numbers - least).reshape(-1)))
-    return [least + int(np.searchsorted(below, share * numbers.size)) for share in shares]
+def _quantiles(terms: Scales, shares: tuple[float, ...]) -> list[int]:
+    """The numbers that these shares of all sums, of one of each of the terms, are at most."""
+    least = sum(int(term.min()) for term in terms)
+    counts = reduce(np.convolve, [np.bincount(term - term.min()).astype(np.float64) for term in terms])
+    below = np.cumsum(counts)
+    return [least + int(np.searchsorted(below, share * below[-1])) for share in shares]
+
+
+def _sized(model: Model, counts: NDArray[np.intp]) -> tuple[Model, NDArray[np.intp]]:
+    """A model of the smallest tables that leave few residuals to be escaped, and how often their entries were met.
+
+    `counts` tells that of the largest tables, and has their shape.
+    """
+    middle, met = model.half, counts.sum(axis=0)
+    size = SMALLEST
+    while size < LARGEST and (met.sum() - met[_inner(middle, size)].sum()) * _ESCAPED > _SPARE * met.sum():
+        size *= 2
+    inner = counts[:, _inner(middle, size)]
+    escapes = counts.sum(axis=1) - inner.sum(axis=1)
+    return replace(model, size=size), np.concatenate([inner, escapes[:, None]], axis=1)
+
+
+def _inner(middle: int, size: int) -> slice:
+    """The residuals that tables of `size` entries hold, among those of tables whose residual 0 is entry `middle`."""
+    half = size // 2 - 1
+    return slice(middle - half, middle + half + 1)
 
 
 def _choose_tables(model: Model, counts: NDArray[np.intp], first: int, weight: float) -> tuple[Model, float]:
@@ -227,15 +284,6 @@ def _entropy(counts: NDArray[np.intp]) -> float:
     totals = counts.sum(axis=1)
     totals = totals[totals > 0]
     return float((totals * np.log2(totals)).sum() - (met * np.log2(met)).sum()) + 8 * float(counts[:, -1].sum())
-
-
-def _size(residuals: NDArray[np.int32]) -> int:
-    """The least number of entries that leaves few residuals to be escaped."""
-    reach = np.bincount(np.abs(residuals).reshape(-1), minlength=LARGEST)
-    size = SMALLEST
-    while size < LARGEST and reach[size // 2 :].sum() * _ESCAPED > _SPARE * residuals.size:
-        size *= 2
-    return size
 
 
 @lru_cache

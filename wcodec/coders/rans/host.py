@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wcodec.coders.rans.lanes import Lanes
-from wcodec.coders.rans.model import Model, Predictor
-from wcodec.coders.rans.tables import PRECISION, TOTAL
-from wcodec.coders.rans.words import Decoder, Encoder, Streams
+from wcodec.coders.rans.model import LIFT, Model, Predictor
+from wcodec.coders.rans.tables import PRECISION
+from wcodec.coders.rans.words import Decoder, Encoder, Slots, Streams
 from wcodec.errors import CorruptFileError
 
 
@@ -45,7 +45,7 @@ def _frequencies(
     residuals, phases = model.residuals(heights)
     which = (model.scale_class() * model.phases + phases) * model.size
     counts = np.concatenate([table.frequencies for table in model.tables()])
-    cells = which + np.where(np.abs(residuals) > model.half, model.escape, residuals + model.half)
+    cells = which + model.entries(residuals)
     escaped = (counts.take(cells) == 0) | (cells - which == model.escape)
     cells[escaped] = which[escaped] + model.escape
     # the slots of a table lie together, ordered by symbol, so that the frequencies before it say where one's begin
@@ -57,13 +57,10 @@ def decode_lanes(model: Model, streams: Streams, lanes: Lanes, out: NDArray[Any]
     """Fill `out`, a chunk of shape (rows, row size); `CorruptFileError` naming the first lane that is damaged."""
     # a forged chunk may predict without bound; its first height out of range is found afterwards
     with np.errstate(over="ignore", invalid="ignore"):
-        heights, bits, broken = _decode(model, streams, lanes, out.shape)
-    center = model.center.astype(np.int32)[:, None]
-    with np.errstate(invalid="ignore"):
-        levels = lanes.flat(heights).reshape(out.shape).astype(np.int32) + center
+        levels, bits, broken = _decode(model, streams, lanes, out.shape)
     values = (levels << model.low) + model.origin
     if bits is not None:
-        values += lanes.flat(bits).reshape(out.shape)
+        values += bits
     ends = np.iinfo(out.dtype)
     wrong = (levels < 0) | (levels > 255) | (values < ends.min) | (values > ends.max)
     if wrong.any():
@@ -75,44 +72,37 @@ def decode_lanes(model: Model, streams: Streams, lanes: Lanes, out: NDArray[Any]
 
 def _decode(
     model: Model, streams: Streams, lanes: Lanes, shape: tuple[int, ...]
-) -> tuple[NDArray[np.float32], NDArray[np.int64] | None, NDArray[np.int64]]:
-    """Heights and low bits as columns, and the numbers of lanes that did not end as they must."""
-    period, phases = len(model.position), model.phases
-    entries = np.concatenate([table.entries_by_slot for table in model.tables()]).astype(np.int64)
-    which = np.broadcast_to(model.scale_class(), (shape[0], shape[1] // period, period)) * np.int64(phases)
-    if model.coefficients is None:
-        which += phases // 2
-    which <<= PRECISION
-    base = lanes.columns(which.reshape(-1))
-    center = lanes.columns(np.broadcast_to(model.center[:, None], shape).reshape(-1)).astype(np.int64)
-    # each height as it is decoded, and those of the kernel that it is in
+) -> tuple[NDArray[np.int32], NDArray[np.int64] | None, NDArray[np.int64]]:
+    """Levels and low bits of a chunk of this shape, and the numbers of lanes that did not end as they must."""
+    period, predicts = len(model.position), model.coefficients is not None
+    slots, raised = Slots(model.tables()), model.half + (LIFT if predicts else 0)
+    classes = np.broadcast_to(model.scale_class(), (shape[0], shape[1] // period, period)).astype(np.uint8)
+    base = lanes.columns(classes.reshape(-1)).astype(np.int64)
+    base *= model.phases
+    base += 0 if predicts else model.phases // 2
+    base <<= PRECISION
+    center = np.broadcast_to(model.center.astype(np.int32) - np.int32(raised), shape[0])
     heights = np.empty(base.shape, np.float32)
-    kernel = np.empty((period, len(lanes)), np.float32)
     bits = np.empty(base.shape, np.int64) if model.low else None
     decoder = Decoder(streams, lanes.order)
     for places, count in lanes.runs():
         decoder.use(count)
-        near, escaped = kernel[:, :count], np.empty(count, np.bool_)
-        half, escape = np.full(count, model.half, np.float32), np.full(count, model.escape)
-        predict, offset = Predictor(model, near), np.empty(count, np.int64)
-        total = np.full(count, TOTAL, np.float32)
+        escape, escaped = np.full(count, model.escape), np.empty(count, np.bool_)
+        predict, height = Predictor(model, count) if predicts else None, np.empty(count, np.int64)
         for place in places:
-            table, height = base[place, :count], near[place % period]
-            whole, phase = predict(place % period)
-            if phase is not None:
-                np.multiply(phase, total, phase)
-                offset[...] = phase
-                np.add(table, offset, table)
-            symbol = decoder.pop(entries, table)
-            height[...] = symbol
-            np.subtract(height, half, height)
-            if whole is not None:
-                np.add(height, whole, height)
-            np.equal(symbol, escape, escaped)
-            if np.count_nonzero(escaped):
-                raw = decoder.pop_bits(escaped, 8) - center[place, :count]
-                np.copyto(height, raw, where=escaped, casting="unsafe")
+            table = base[place, :count]
+            if predict is None:
+                height = symbol = decoder.pop(slots, table)
+            else:
+                whole = predict(heights[place - place % period : place, :count], table)
+                symbol = decoder.pop(slots, table)
+                np.add(symbol, whole, height)
             heights[place, :count] = height
+            if np.count_nonzero(np.equal(symbol, escape, escaped)):
+                rows = (lanes.starts[lanes.order[:count]] + place) // shape[1]
+                raw = decoder.pop_bits(escaped, 8) - center[rows]
+                np.copyto(heights[place, :count], raw, where=escaped, casting="unsafe")
             if bits is not None:
                 bits[place, :count] = decoder.pop_bits(np.ones(count, np.bool_), model.low)
-    return heights, bits, lanes.order[decoder.unfinished()]
+    levels = lanes.flat(heights).reshape(shape).astype(np.int32) + center[:, None]
+    return levels, None if bits is None else lanes.flat(bits).reshape(shape), lanes.order[decoder.unfinished()]

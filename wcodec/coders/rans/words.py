@@ -7,15 +7,13 @@ and a stream of its own, so that any number of lanes can be decoded side by side
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wcodec.coders.rans.tables import PRECISION, TOTAL
-
-LOWEST = 1 << 16
-"""States are in [2^16, 2^32) between symbols."""
+from wcodec.coders.rans.tables import PRECISION, TOTAL, Table
 
 LOWEST = 1 << 16
 """States are in [2^16, 2^32) between symbols."""
@@ -31,6 +29,17 @@ class Streams(NamedTuple):
     states: Words
     counts: Places
     words: NDArray[np.uint16]
+
+
+class Slots:
+    """What decoding takes of the slots of tables, one table after the other: i64 each."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        entries = np.concatenate([table.entries_by_slot for table in tables]).astype(np.int64)
+        self.frequencies = entries >> 20
+        # state = frequency * (state >> 12) + rank, and the symbol below it, in one step from frequency * state
+        slot = np.arange(len(entries)) & (TOTAL - 1)
+        self.steps = ((entries >> 8 & TOTAL - 1) << PRECISION) - self.frequencies * slot + (entries & 255)
 
 
 class Encoder:
@@ -99,30 +108,25 @@ class Decoder:
     def use(self, count: int) -> None:
         """Pop from the first `count` lanes from now on."""
         self._state, self._next = self._states[:count], self._nexts[:count]
-        self._entry, self._part, self._word = np.empty((3, count), np.int64)
+        self._symbol, self._part, self._word = np.empty((3, count), np.int64)
         self._low = np.empty(count, np.bool_)
-        constants = np.array([TOTAL - 1, PRECISION, 20, 8, 255, LOWEST, 16], np.int64)
+        constants = np.array([TOTAL - 1, PRECISION, 255, LOWEST, 16], np.int64)
         self._constants = tuple(np.repeat(constants, count).reshape(-1, count))
 
-    def pop(self, entries: Places, base: Places) -> Places:
-        """The next symbol of each lane in use; `entries[base]` and on are the slots of its table.
-
-        An entry holds the symbol in its lowest 8 bits, the slot's rank among the symbol's in 12, its frequency in 12.
-        The result is valid until the next call.
-        """
-        state, entry, part = self._state, self._entry, self._part
-        mask, precision, twenty, eight, byte, _, _ = self._constants
+    def pop(self, slots: Slots, base: Places) -> Places:
+        """The next symbol of each lane in use; its table begins at `base` of the slots. Valid until the next call."""
+        state, symbol, part, word = self._state, self._symbol, self._part, self._word
+        mask, precision, byte, _, _ = self._constants
         np.bitwise_and(state, mask, part)
         np.add(part, base, part)
-        entries.take(part, None, entry, "clip")
+        slots.frequencies.take(part, None, word, "clip")
+        slots.steps.take(part, None, symbol, "clip")
+        np.multiply(state, word, state)
+        np.add(state, symbol, state)
+        np.bitwise_and(state, byte, symbol)
         np.right_shift(state, precision, state)
-        np.right_shift(entry, twenty, part)
-        np.multiply(state, part, state)
-        np.right_shift(entry, eight, part)
-        np.bitwise_and(part, mask, part)
-        np.add(state, part, state)
         self._fill()
-        return np.bitwise_and(entry, byte, entry)
+        return symbol
 
     def pop_bits(self, which: Flags, width: int) -> Places:
         """`width` bits from those of the lanes in use that `which` picks; the others' results mean nothing."""
