@@ -29,6 +29,7 @@ from wcodec import Policy
 from wcodec.archived import ArchivedTensor
 from wcodec.coders.rans import Rans
 from wcodec.coders.rans.coder import LANE
+from wcodec.coders.rans.fit import fit
 from wcodec.coders.rans.payload import unpack
 from wcodec.coders.zstd import Zstd
 from wcodec.model import Array
@@ -203,11 +204,12 @@ def batch_on(tensor: ArchivedTensor, target: DeviceTensor) -> tuple[Rans, Batch,
 
 
 def coding_paths(tensors: list[Array]) -> dict[str, float]:
-    """Million weights a second of coding the largest tensor's chunks, by NumPy and by each device."""
+    """Million weights a second of coding the chunks of the largest tensors, by NumPy and by each device."""
     largest = max(tensors, key=lambda symbols: symbols.size)
-    coder, frames = coder_for(largest), chunks_of(largest)
+    coder, frames = coder_for(largest), [c for t in tensors if t.size == largest.size for c in chunks_of(t)]
     out = [np.empty_like(chunk) for chunk in frames]
     payloads = [coder.encode(chunk) for chunk in frames]
+    models = [fit(chunk[0], coder.period) for chunk in frames]
     pool = ThreadPoolExecutor(os.cpu_count())
     works: dict[str, Callable[[], object]] = {
         "rans, NumPy, encode": lambda: [coder.encode(chunk) for chunk in frames],
@@ -223,7 +225,16 @@ def coding_paths(tensors: list[Array]) -> dict[str, float]:
             def decode(engine: Accelerator = engine) -> object:
                 return list(pool.map(lambda pair: engine.decode(coder, *pair), zip(payloads, out, strict=True)))
 
-            works |= {f"rans, {found.platform}, encode": encode, f"rans, {found.platform}, decode": decode}
+            def lanes_alone(engine: Accelerator = engine) -> object:
+                return [
+                    engine.encode_lanes(model, chunk[0], coder) for model, chunk in zip(models, frames, strict=True)
+                ]
+
+            works |= {
+                f"rans, {found.platform}, encode": encode,
+                f"rans, {found.platform}, encode under known models": lanes_alone,
+                f"rans, {found.platform}, decode": decode,
+            }
     size = sum(chunk.size for chunk in frames)
     return {label: size / median / 1e6 for label, median in zip(works, interleaved(*works.values()), strict=True)}
 

@@ -56,39 +56,8 @@ class Accelerator:
                 return self._decode(coder, payload, out)
         return coder.decode(payload, out)
 
-    @contextmanager
-    def _falling_back(self) -> Iterator[None]:
-        try:
-            yield
-        except (DeviceError, AllocationError):
-            self._failed = True
-
-    def _encode(self, coder: Rans, frames: Frames) -> bytes:
-        symbols = np.ascontiguousarray(frames).reshape(-1, frames.shape[2])
-        model = fit(symbols, coder.period)
-        return pack(model, self._encode_lanes(model, symbols, coder))
-
-    def _decode(self, coder: Rans, payload: bytes | memoryview, out: Frames) -> None:
-        device, ends = self._device, np.iinfo(out.dtype)
-        builder = BatchBuilder(coder, out.shape[2], device.lanes)
-        builder.add(payload, out.size // out.shape[2], 0)
-        batch = builder.finish()
-        with self._lock:
-            source, symbols = self._uploaded(batch.blob), device.buffer(out.nbytes, "symbols")
-            to = Destination(
-                symbols, f"i{8 * out.itemsize}", None, 1, 1, out.shape[2], low=int(ends.min), high=int(ends.max)
-            )
-            status = device.status()
-            decoded = self._launcher.decode(coder, batch, (source, None), Factors(source, 0, 0, 0, 1), to, status)
-            with translating("reading symbols"):
-                device.cl.enqueue_copy(device.queue, out.view(np.uint8), symbols, wait_for=[decoded])
-            broken = device.read_status(status)
-        if broken != UNBROKEN:
-            raise CorruptFileError(
-                "rans payload", f"lane {batch.owner(broken)[1]} does not decode to symbols of its tensor"
-            )
-
-    def _encode_lanes(self, model: Model, symbols: NDArray[Any], coder: Rans) -> Streams:
+    def encode_lanes(self, model: Model, symbols: NDArray[Any], coder: Rans) -> Streams:
+        """The lanes of a chunk, symbols of shape (rows, row size), under a model; raises where the device fails."""
         lanes, device = coder.lanes(symbols), self._device
         room = 3 if model.low else 2
         starts = lanes.starts.astype(np.uint32)
@@ -114,6 +83,38 @@ class Accelerator:
                 ends = (lanes.starts[1:] * room + 1).tolist()
                 taken = [written[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]
                 return Streams(states, counts.astype(np.int64), np.concatenate(taken))
+
+    @contextmanager
+    def _falling_back(self) -> Iterator[None]:
+        try:
+            yield
+        except (DeviceError, AllocationError):
+            self._failed = True
+
+    def _encode(self, coder: Rans, frames: Frames) -> bytes:
+        symbols = np.ascontiguousarray(frames).reshape(-1, frames.shape[2])
+        model = fit(symbols, coder.period)
+        return pack(model, self.encode_lanes(model, symbols, coder))
+
+    def _decode(self, coder: Rans, payload: bytes | memoryview, out: Frames) -> None:
+        device, ends = self._device, np.iinfo(out.dtype)
+        builder = BatchBuilder(coder, out.shape[2], device.lanes)
+        builder.add(payload, out.size // out.shape[2], 0)
+        batch = builder.finish()
+        with self._lock:
+            source, symbols = self._uploaded(batch.blob), device.buffer(out.nbytes, "symbols")
+            to = Destination(
+                symbols, f"i{8 * out.itemsize}", None, 1, 1, out.shape[2], low=int(ends.min), high=int(ends.max)
+            )
+            status = device.status()
+            decoded = self._launcher.decode(coder, batch, (source, None), Factors(source, 0, 0, 0, 1), to, status)
+            with translating("reading symbols"):
+                device.cl.enqueue_copy(device.queue, out.view(np.uint8), symbols, wait_for=[decoded])
+            broken = device.read_status(status)
+        if broken != UNBROKEN:
+            raise CorruptFileError(
+                "rans payload", f"lane {batch.owner(broken)[1]} does not decode to symbols of its tensor"
+            )
 
     def _room(self, name: str, size: int) -> Any:
         """Memory that a kernel writes, the same for every chunk: fresh pages cost more than what is done with them."""

@@ -59,7 +59,8 @@ class SideBuilder:
     def put(self, numbers: NDArray[Any]) -> int:
         """Numbers into the array; the place of the first."""
         place = self.filled
-        self.parts.append(numbers.reshape(-1).astype(np.int64).astype(np.uint32).view(np.int32))
+        flat = numbers.reshape(-1)
+        self.parts.append((flat if flat.dtype == np.uint32 else flat.astype(np.int64).astype(np.uint32)).view(np.int32))
         self.filled += len(self.parts[-1])
         return place
 
