@@ -200,6 +200,18 @@ def test_torch_devices_that_are_not_there(data, where, error, message):
         wcodec.load(data, where)
 
 
+@pytest.mark.parametrize("where", [None, 0, torch.device("cpu"), ["opencl"]], ids=repr)
+def test_devices_are_names_or_opened(data, where):
+    with pytest.raises(wcodec.UsageError, match="a device is a name"):
+        wcodec.load(data, where)
+
+
+@pytest.mark.parametrize("layout", ["nchw", (16, 1), 16])
+def test_layouts_are_layouts(data, layout):
+    with pytest.raises(wcodec.UsageError, match="a layout is a PackedLayout"):
+        wcodec.load(data, "opencl", layout=layout)
+
+
 @pytest.mark.parametrize("where", ["cpu", "torch"])
 def test_options_of_opencl_are_for_opencl(data, where):
     with pytest.raises(wcodec.UsageError, match="OpenCL"):

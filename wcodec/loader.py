@@ -44,13 +44,16 @@ def load(
     what is decoded, by name or shell pattern.
 
     On OpenCL devices, floats become `dtype`, f16 unless it says f32, and those of two or more axes lie in `layout`, or
-    in C order. Nothing is dequantized on the host, which holds no more than 64 MiB at a time.
+    in C order; tensors of `out` have their own of both. Nothing is dequantized on the host, which holds no more than
+    64 MiB at a time besides scales.
 
     With `strict`, `out` must name exactly the archive's tensors (those picked by `names`), and every one of `names`
     must match; without, what is missing on either side is passed over. `MismatchError` tells every difference in
     names, dtypes and shapes before anything is filled; `CorruptFileError` a damaged place; `MissingDependencyError`
     that there is no such device, and what to install.
     """
+    if out is not None and (dtype is not None or layout is not None):
+        raise UsageError("dtype and layout are for new tensors; those of out have their own")
     target = _target(device, dtype, layout)
     with opened(source, workers) as archive:
         wanted = [archive.tensor(name) for name in _wanted(archive, names, out, strict)]
@@ -65,8 +68,14 @@ def _target(device: str | Device, dtype: str | None, layout: PackedLayout | None
     """What loads onto a device; `UsageError` for one that is not known or has no such options."""
     kind = device.partition(":")[0] if isinstance(device, str) else "opencl"
     if kind == "opencl":
+        from wcodec.opencl.device import Device
+        from wcodec.opencl.layout import PackedLayout
         from wcodec.opencl.loading import load_onto
 
+        if not isinstance(device, str | Device):
+            raise UsageError(f"a device is a name, such as 'opencl:0' or 'torch:cuda', or a Device, not {device!r}")
+        if not isinstance(layout, PackedLayout | None):
+            raise UsageError(f"a layout is a PackedLayout, not {layout!r}")
         return partial(load_onto, device, "f16" if dtype is None else dtype, layout)
     if dtype is not None or layout is not None:
         raise UsageError(f"dtype and layout are for OpenCL devices; on {device!r} tensors have their own")

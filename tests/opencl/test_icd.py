@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,22 +13,19 @@ from typing import Any
 import pytest
 
 from wcodec.opencl import icd
-from wcodec.opencl.icd import announce_runtimes
+from wcodec.opencl.icd import announced_runtimes
 
 
 @pytest.fixture
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A system's folder of runtimes, a cache folder, and nothing said by the user."""
+    """A system's folder of runtimes, and nothing said by the user."""
     folder = tmp_path / "vendors"
     folder.mkdir()
     (folder / "pocl.icd").write_bytes(b"/usr/lib/libpocl.so.2\n")
     (folder / "other.icd").write_bytes(b"libother.so")
     (folder / "README").write_bytes(b"no runtime")
     monkeypatch.setattr(icd, "SYSTEM_FOLDER", folder)
-    monkeypatch.setenv("WCODEC_CACHE_DIR", str(tmp_path / "cache"))
-    # set before it is deleted, so that the end of the test takes back what the test's own call sets
-    monkeypatch.setenv("OCL_ICD_VENDORS", "")
-    monkeypatch.delenv("OCL_ICD_VENDORS")
+    monkeypatch.delenv("OCL_ICD_VENDORS", raising=False)
     monkeypatch.delenv("OPENCL_VENDOR_PATH", raising=False)
     return folder
 
@@ -53,9 +52,12 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def announced() -> dict[str, bytes]:
-    announce_runtimes()
-    folder = Path(os.environ["OCL_ICD_VENDORS"])
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    with announced_runtimes():
+        folder = Path(os.environ["OCL_ICD_VENDORS"])
+        found = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert not folder.exists()
+    assert "OCL_ICD_VENDORS" not in os.environ
+    return found
 
 
 def test_the_folder_holds_the_systems_files_and_the_wheels(system: Path, wheel: Path) -> None:
@@ -69,13 +71,13 @@ def test_the_folder_holds_the_systems_files_and_the_wheels(system: Path, wheel: 
 @pytest.mark.parametrize("name", ["OCL_ICD_VENDORS", "OPENCL_VENDOR_PATH"])
 @pytest.mark.parametrize("value", ["/somewhere", ""])
 def test_what_the_user_says_goes(
-    system: Path, wheel: Path, name: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    system: Path, wheel: Path, name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
     before = dict(os.environ)
-    announce_runtimes()
+    with announced_runtimes():
+        assert dict(os.environ) == before
     assert dict(os.environ) == before
-    assert not (tmp_path / "cache").exists()
 
 
 def test_without_a_wheel_nothing_changes(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,14 +87,14 @@ def test_without_a_wheel_nothing_changes(system: Path, monkeypatch: pytest.Monke
     missing: list[Any] = [files, lambda package: None, lambda package: []]
     for absent in missing:
         monkeypatch.setattr(icd, "files", absent)
-        announce_runtimes()
-        assert "OCL_ICD_VENDORS" not in os.environ
+        with announced_runtimes():
+            assert "OCL_ICD_VENDORS" not in os.environ
 
 
 def test_a_wheel_whose_library_is_gone_does_not_count(system: Path, wheel: Path) -> None:
     wheel.unlink()
-    announce_runtimes()
-    assert "OCL_ICD_VENDORS" not in os.environ
+    with announced_runtimes():
+        assert "OCL_ICD_VENDORS" not in os.environ
 
 
 def test_without_a_systems_folder_there_is_the_wheel(
@@ -102,28 +104,46 @@ def test_without_a_systems_folder_there_is_the_wheel(
     assert list(announced()) == ["intel-opencl-rt.icd"]
 
 
-def test_another_system_has_another_folder(system: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    announce_runtimes()
-    first = os.environ["OCL_ICD_VENDORS"]
-    (system / "new.icd").write_bytes(b"libnew.so")
-    announce_runtimes()
-    assert os.environ["OCL_ICD_VENDORS"] == first, "what is said is not said again"
-    monkeypatch.delenv("OCL_ICD_VENDORS")
-    assert "new.icd" in announced()
-    assert os.environ["OCL_ICD_VENDORS"] != first
+def test_nothing_is_left_after_an_error(system: Path, wheel: Path) -> None:
+    folders = []
+
+    def fail() -> None:
+        with announced_runtimes():
+            folders.append(Path(os.environ["OCL_ICD_VENDORS"]))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not folders[0].exists()
+    assert "OCL_ICD_VENDORS" not in os.environ
 
 
-def test_a_damaged_folder_is_mended(system: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = announced()
-    folder = Path(os.environ["OCL_ICD_VENDORS"])
-    (folder / "pocl.icd").write_bytes(b"")
-    (folder / "other.icd").unlink()
-    monkeypatch.delenv("OCL_ICD_VENDORS")
-    assert announced() == sound
-    assert os.environ["OCL_ICD_VENDORS"] == str(folder)
+LISTS = """
+import errno, sys
+from pathlib import Path
+from wcodec.opencl import icd, platforms
+if sys.argv[1] == "full":
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    Path.write_bytes = full
+print(*sorted(device.platform for device in platforms.list_devices()), sep="\\n")
+"""
 
 
-def test_a_cache_that_cannot_be_written(system: Path, wheel: Path, tmp_path: Path) -> None:
-    (tmp_path / "cache").write_bytes(b"")
-    assert len(announced()) == 3
-    assert not Path(os.environ["OCL_ICD_VENDORS"]).is_relative_to(tmp_path / "cache")
+def test_a_full_disk_leaves_the_systems_runtimes() -> None:
+    if not list(icd.SYSTEM_FOLDER.glob("*.icd")):
+        pytest.skip("this system has no runtime of its own")
+    found = {}
+    for disk in ("full", "roomy"):
+        environment = {name: value for name, value in os.environ.items() if name not in icd._USERS_OWN}
+        done = subprocess.run(
+            [sys.executable, "-c", LISTS, disk],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+            env=environment,
+        )
+        found[disk] = done.stdout.split("\n")[:-1]
+    assert found["full"]
+    assert set(found["full"]) <= set(found["roomy"])

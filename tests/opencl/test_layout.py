@@ -30,7 +30,7 @@ def test_one_axis_is_one_column():
     assert np.array_equal(PackedLayout(4, 2).unpack(packed, (5,)), array)
 
 
-@pytest.mark.parametrize("sides", [(0, 1), (1, 0), (-1, 4)])
-def test_sides_of_blocks_are_positive(sides):
-    with pytest.raises(UsageError, match="at least 1"):
+@pytest.mark.parametrize("sides", [(0, 1), (1, 0), (-1, 4), (1.5, 1), ("a", 1), (1, None)])
+def test_sides_of_blocks_are_positive_integers(sides):
+    with pytest.raises(UsageError, match="integers from 1"):
         PackedLayout(*sides)

@@ -213,6 +213,10 @@ MISFITS: dict[str, dict[str, Any]] = {
     "floats for integers": {"n": {"dtype": "f32"}},
     "integers for floats": {"w": {"dtype": "i16"}},
     "a dtype of floats that devices do not make": {"w": {"dtype": "bf16"}},
+    "no buffer": {"w": {"buffer": None}},
+    "a larger dtype than its buffer is for": {"w": {"dtype": "f32"}},
+    "a layout that takes more than its buffer": {"w": {"layout": wcodec.PackedLayout(16, 16)}},
+    "integers in a layout": {"n": {"layout": wcodec.PackedLayout(1, 1)}},
 }
 
 
@@ -242,6 +246,21 @@ def test_only_tensors_of_the_device_are_filled(device: Device, what: str) -> Non
     assert not out["a"].array().any()
     with pytest.raises(MismatchError, match=r"tensor 'a'.*DeviceTensor is neither"):
         wcodec.load(data, "cpu", out={"a": out["a"], "b": np.zeros(7, np.float32)})
+
+
+def test_tensors_of_the_callers_have_their_own_dtype_and_layout(device: Device) -> None:
+    data = encoded({"a": np.ones((7, 3), np.float32)})
+    out = wcodec.load(data, device)
+    for options in ({"dtype": "f16"}, {"layout": wcodec.PackedLayout()}):
+        with pytest.raises(UsageError, match="those of out have their own"):
+            wcodec.load(data, device, out=out, **options)
+
+
+def test_scales_beyond_the_range_of_f32_leave_zeros_zero(device: Device) -> None:
+    weights = np.array([[0, 0, 1e42, -1e42]] * 4)
+    data = encoded({"w": weights}, coder="rans", bits=8)
+    found = wcodec.load(data, device)["w"].array()
+    assert np.array_equal(found, np.array([[0, 0, np.inf, -np.inf]] * 4, np.float16))
 
 
 def test_out_names_the_tensors_of_the_archive(device: Device) -> None:
@@ -315,7 +334,7 @@ def test_dtype_and_layout_are_for_devices() -> None:
 
 
 def test_a_device_that_there_is_not(device: Device) -> None:
-    with pytest.raises(MissingDependencyError, match=r"opencl:99: there are \d+ OpenCL devices; install"):
+    with pytest.raises(MissingDependencyError, match=r"opencl:99: there are \d+ OpenCL devices, .*lists them"):
         wcodec.load(archive_of("raw"), "opencl:99")
 
 

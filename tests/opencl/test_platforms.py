@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,10 @@ TRIALS = {
     "aborts": ("import os; os.abort()", "ended its trial by signal 6"),
     "is killed": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended its trial by signal 9"),
     "raises": ("raise RuntimeError('no memory at all')", "RuntimeError: no memory at all"),
+    "writes what is no text": (
+        "sys.stderr.buffer.write(b'bad \\xff'); sys.exit(1)",
+        "bad \N{REPLACEMENT CHARACTER}",
+    ),
     "says nothing": ("", "ended its trial with 0"),
     "says something else": ("print('works not')", "ended its trial with 0"),
     "fails after it has worked": ("print('works'); raise SystemExit(3)", "ended its trial with 3"),
@@ -92,6 +97,22 @@ def test_trials_that_worked_are_remembered_and_others_not(
     assert len(runs) == 4
 
 
+@pytest.mark.parametrize("module", ["pyopencl", "numpy", "av", "wcodec"])
+def test_modules_in_the_working_folder_are_not_run(module: str, anew: None, tmp_path: Path) -> None:
+    """A model's folder may hold anything; the commands themselves take no modules from it."""
+    (tmp_path / f"{module}.py").write_text("open('harm', 'w').close()")
+    command = Path(sys.executable).with_name("wcodec")
+    done = subprocess.run([command, "devices"], capture_output=True, text=True, check=True, cwd=tmp_path, timeout=300)
+    assert " works" in done.stdout
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_number_beyond_the_last_says_how_many_there_are(device: Device) -> None:
+    count = len(platforms.found_devices())
+    with pytest.raises(MissingDependencyError, match=f"there are {count} OpenCL devices.*'wcodec devices' lists them"):
+        pick_device(f"opencl:{count}")
+
+
 def test_devices_are_described(device: Device) -> None:
     devices, _ = found_devices()
     [listed] = [entry for entry in devices if platforms.found_devices()[entry.number][0] == device.device]
@@ -143,7 +164,8 @@ def test_names_that_are_none(name: str) -> None:
 
 def test_without_pyopencl_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyopencl", None)
-    monkeypatch.setenv("OCL_ICD_VENDORS", os.environ.get("OCL_ICD_VENDORS", ""))
+    # what the test finds out is forgotten with it
+    monkeypatch.setattr(platforms, "_pyopencl", cache(platforms._pyopencl.__wrapped__))
     list_devices.cache_clear()
     data = encoded({"w": np.ones((3, 3), np.float32)})
     for use in (import_pyopencl, list_devices, Device.open, lambda: wcodec.load(data, "opencl")):

@@ -86,9 +86,9 @@ def _try_all(trials: list[tuple[Kind, str]], seconds: float) -> list[str]:
     while len(reasons) < len(trials):
         rest = [word for trial in trials[len(reasons) :] for word in trial]
         try:
-            child = subprocess.run(  # noqa: S603
-                [sys.executable, "-m", "wcodec.coders.probe", *rest], capture_output=True, timeout=seconds, check=False
-            )
+            # -P: whatever lies in the folder that this process works in is no module of the trial's
+            command = [sys.executable, "-P", "-m", "wcodec.coders.probe", *rest]
+            child = subprocess.run(command, capture_output=True, timeout=seconds, check=False)  # noqa: S603
             output, death = child.stdout, f"its driver ended the process (exit code {child.returncode})"
         except subprocess.TimeoutExpired as error:
             output, death = error.stdout or b"", f"no answer within {seconds:g} s"

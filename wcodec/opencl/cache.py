@@ -12,12 +12,15 @@ import xxhash
 _MARK = b"wcodec cache 1\n"
 
 
-def cache_root() -> Path:
-    """`$WCODEC_CACHE_DIR`, or the folder `wcodec` where the user's caches are."""
-    own = os.environ.get("WCODEC_CACHE_DIR")
+def cache_root() -> Path | None:
+    """`$WCODEC_CACHE_DIR`, or the folder `wcodec` where the user's caches are; None for a user without a home."""
+    own, caches = os.environ.get("WCODEC_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wcodec"
+    try:
+        return Path(caches or Path.home() / ".cache") / "wcodec"
+    except RuntimeError:
+        return None
 
 
 def key_of(*parts: bytes) -> str:
@@ -29,17 +32,7 @@ def key_of(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
-def cache_folder(kind: str, *parts: bytes) -> Path:
-    """The folder of what these parts determine, made if need be; in a temporary folder where there is no other."""
-    folder = cache_root() / kind / key_of(*parts)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="wcodec-"))
-    return folder
-
-
-def write_atomically(path: Path, content: bytes) -> None:
+def _write_atomically(path: Path, content: bytes) -> None:
     """A file that other processes see whole or not at all; nothing where the folder cannot be written."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,8 +48,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def remembered(kind: str, key: str) -> bytes | None:
     """What was kept under this key, or None; a file cut short or changed counts as none."""
+    root = cache_root()
+    if root is None:
+        return None
     try:
-        stored = (cache_root() / kind / key).read_bytes()
+        stored = (root / kind / key).read_bytes()
     except OSError:
         return None
     mark, checksum, content = stored[: len(_MARK)], stored[len(_MARK) : len(_MARK) + 16], stored[len(_MARK) + 16 :]
@@ -65,4 +61,6 @@ def remembered(kind: str, key: str) -> bytes | None:
 
 def remember(kind: str, key: str, content: bytes) -> None:
     """Keep content under a key, for this and other processes."""
-    write_atomically(cache_root() / kind / key, _MARK + xxhash.xxh3_128_digest(content) + content)
+    root = cache_root()
+    if root is not None:
+        _write_atomically(root / kind / key, _MARK + xxhash.xxh3_128_digest(content) + content)

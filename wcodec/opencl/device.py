@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.resources import files
 from threading import Lock
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,6 @@ class Device:
 
     def __init__(self, device: Any) -> None:
         """On a device of pyopencl's, such as `pyopencl.get_platforms()[0].get_devices()[0]`."""
-        self.cl = import_pyopencl()
         self.device = device
         with translating(f"opening {device.name.strip()}"):
             self.context = self.cl.Context([device])
@@ -53,6 +53,11 @@ class Device:
 
     def __repr__(self) -> str:
         return f"<Device {self.device.name.strip()!r} of {self.device.platform.name.strip()!r}>"
+
+    @property
+    def cl(self) -> ModuleType:
+        """pyopencl; `DeviceError` in a process that was forked since the device was opened."""
+        return import_pyopencl()
 
     @cached_property
     def is_cpu(self) -> bool:

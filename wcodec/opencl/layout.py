@@ -26,8 +26,9 @@ class PackedLayout:
     columns: int = 1
 
     def __post_init__(self) -> None:
-        if self.rows < 1 or self.columns < 1:
-            raise UsageError(f"blocks of {self.rows} x {self.columns}: sides are at least 1")
+        sides: tuple[object, ...] = (self.rows, self.columns)
+        if not all(isinstance(side, int) and side > 0 for side in sides):
+            raise UsageError(f"blocks of {self.rows!r} x {self.columns!r}: sides are integers from 1")
 
     def packed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the stored array."""

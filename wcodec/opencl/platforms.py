@@ -10,19 +10,25 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
 from wcodec.errors import DeviceError, MissingDependencyError, UsageError
 from wcodec.opencl.cache import key_of, remember, remembered
-from wcodec.opencl.icd import announce_runtimes
+from wcodec.opencl.icd import announced_runtimes
 
 TRIAL_SECONDS = 60
 """How long a device may take over its trial: a first build on a loaded machine included."""
 
 INSTALL = "install one: pip install 'wcodec[cpu]', or a GPU's driver"
+
+NONE = f"there is no OpenCL device; {INSTALL}"
+
+_LOADING = Lock()
 
 _TRIAL = """
 import sys
@@ -45,7 +51,8 @@ cl.Kernel(program, "add")(queue, (256,), (1,), one, two, three)
 result = np.empty_like(numbers)
 cl.enqueue_copy(queue, result, two)
 queue.finish()
-assert (result == 2 * numbers).all(), "adds wrongly"
+if (result != 2 * numbers).any():
+    sys.exit("adds wrongly")
 print("works")
 """
 
@@ -67,27 +74,54 @@ class OpenCLDevice:
 
 
 def import_pyopencl() -> ModuleType:
-    """pyopencl, with the loader told of all runtimes; `MissingDependencyError` where it is not installed."""
-    announce_runtimes()
+    """pyopencl, with the loader told of all runtimes; `MissingDependencyError` where it is not installed.
+
+    `DeviceError` in a child that was forked after its parent had asked for it: it has the runtimes' memory but not
+    their threads, and would wait for them for ever.
+    """
+    cl = _pyopencl()
+    if os.getpid() != _process():
+        raise DeviceError("OpenCL was in use before this process was forked; start it anew, by 'spawn'")
+    return cl
+
+
+@cache
+def _pyopencl() -> ModuleType:
     try:
-        import pyopencl
+        with _LOADING:
+            return _loaded()
     except ImportError as error:
         raise MissingDependencyError(
             "OpenCL needs the package pyopencl; install it: pip install 'wcodec[opencl]', or 'wcodec[cpu]' with a "
             "runtime for CPUs"
         ) from error
+
+
+def _loaded() -> ModuleType:
+    # where there is no room for the folder that announces them, there are still the system's runtimes
+    with suppress(OSError), announced_runtimes():
+        return _asked_for_platforms()
+    return _asked_for_platforms()
+
+
+def _asked_for_platforms() -> ModuleType:
+    import pyopencl
+
+    # the loader looks for runtimes once: now
+    with suppress(pyopencl.Error):
+        pyopencl.get_platforms()
     return pyopencl
 
 
-def found_devices() -> list[tuple[Any, int, int]]:
-    """Every device with the numbers of its platform and of itself there: GPUs first, CPUs last.
+@cache
+def _process() -> int:
+    """The process that asked for pyopencl first: this one, or one that it was forked from."""
+    return os.getpid()
 
-    `DeviceError` in a child that was forked after its parent had asked for them: it has the runtimes' memory but not
-    their threads, and would wait for them for ever.
-    """
+
+def found_devices() -> list[tuple[Any, int, int]]:
+    """Every device with the numbers of its platform and of itself there: GPUs first, CPUs last."""
     cl = import_pyopencl()
-    if os.getpid() != _process():
-        raise DeviceError("OpenCL was in use before this process was forked; start it anew, by 'spawn'")
     try:
         platforms = cl.get_platforms()
     except cl.Error:
@@ -103,12 +137,6 @@ def found_devices() -> list[tuple[Any, int, int]]:
     return sorted(
         found, key=lambda entry: next((n for n, kind in enumerate(order) if entry[0].type & kind), len(order))
     )
-
-
-@cache
-def _process() -> int:
-    """The process that asked for devices first: this one, or one that it was forked from."""
-    return os.getpid()
 
 
 @cache
@@ -134,7 +162,8 @@ def pick_device(name: str) -> Any:
     found = found_devices()
     if number:
         if int(number) >= len(found):
-            raise MissingDependencyError(f"{name}: there are {len(found)} OpenCL devices; {INSTALL}")
+            there_are = f"{name}: there are {len(found)} OpenCL devices, the first being opencl:0"
+            raise MissingDependencyError(f"{there_are}; 'wcodec devices' lists them" if found else f"{name}: {NONE}")
         found = [found[int(number)]]
     reasons = []
     for entry in found:
@@ -142,7 +171,7 @@ def pick_device(name: str) -> Any:
         if not problem:
             return entry[0]
         reasons.append(f"{entry[0].name.strip()} does not work ({problem})")
-    raise MissingDependencyError(f"{name}: {'; '.join(reasons) or 'there is no OpenCL device'}; {INSTALL}")
+    raise MissingDependencyError(f"{name}: {'; '.join(reasons)}; {INSTALL}" if reasons else f"{name}: {NONE}")
 
 
 def _described(number: int, device: Any, problem: str) -> OpenCLDevice:
@@ -174,10 +203,17 @@ def _problem(device: Any, platform: int, number: int) -> str:
     key = key_of(b"trial", _TRIAL.encode(), identity(device))
     if remembered("devices", key) is not None:
         return ""
-    command = [sys.executable, "-c", _TRIAL, str(platform), str(number)]
+    # -P: whatever lies in the folder that this process works in is no module of the trial's
+    command = [sys.executable, "-P", "-c", _TRIAL, str(platform), str(number)]
     try:
         done = subprocess.run(  # noqa: S603, runs this interpreter
-            command, capture_output=True, text=True, timeout=TRIAL_SECONDS, check=False, stdin=subprocess.DEVNULL
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TRIAL_SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
         return f"did nothing for {TRIAL_SECONDS} seconds"

@@ -71,33 +71,47 @@ def check_target(like: ArchivedTensor, given: object, device: Device) -> DeviceT
             f"tensor {like.name!r} is {like.dtype} of shape {like.shape}, to be decoded on {device!r}, "
             f"not {given.dtype} of shape {given.shape} on {given.device!r}"
         )
+    if given.layout is not None and like.dtype not in FLOATS:
+        raise MismatchError(f"tensor {like.name!r}: {like.dtype} lies in C order, not in {given.layout}")
+    if not isinstance(given.buffer, device.cl.Buffer) or given.buffer.size < given.nbytes:
+        raise MismatchError(f"tensor {like.name!r}: its buffer does not hold {given.nbytes:,} bytes")
     return given
 
 
 def make_factors(tensor: ArchivedTensor, device: Device) -> Factors:
     """The factors of a tensor, of which one that is not quantized has none."""
     scales, rows = tensor.codec.scales, tensor.rows
+    zeros, lead, trail, trails = None, np.zeros(1, np.int32), np.zeros(1, np.int32), 1
     if scales is None:
-        numbers, lead, trail, trails = np.ones(1, np.float32), np.zeros(1, np.int32), np.zeros(1, np.int32), 1
-        zeros = np.zeros(1, np.float32)
+        numbers = np.ones(1, np.float32)
     else:
-        numbers = lead_view(scales.scale, rows).astype(np.float32).reshape(-1)
-        zeros = (
-            np.zeros_like(numbers) if scales.zero_point is None else scales.zero_point.astype(np.float32).reshape(-1)
-        )
+        numbers = _finite(lead_view(scales.scale, rows).reshape(-1))
+        if scales.zero_point is not None:
+            zeros = scales.zero_point.astype(np.float32, copy=False).reshape(-1)
         lead = lead_index(rows, scales.block, 0, rows.count).astype(np.int32)
         inner = scales.block[rows.axes :]
         grid = block_grid(rows.trail, inner)
         trails = math.prod(grid)
-        trail = np.zeros(1, np.int32)
         if trails > 1:
             places = np.indices(rows.trail, sparse=True)
             blocks = tuple(place // block if block else 0 * place for place, block in zip(places, inner, strict=True))
             trail = np.ravel_multi_index(np.broadcast_arrays(*blocks), grid).astype(np.int32).reshape(-1)
-    parts = [numbers.view(np.uint32), zeros.view(np.uint32), lead.view(np.uint32), trail.view(np.uint32)]
-    blob = np.concatenate(parts)
-    buffer = device.buffer(blob.nbytes, f"scales of {tensor.name!r}")
+    # one after the other, so that the host holds no copy of them all
+    lengths = [len(numbers), len(numbers), len(lead), len(trail)]
+    starts = np.cumsum([0, *lengths]).tolist()
+    buffer = device.buffer(4 * starts[-1], f"scales of {tensor.name!r}")
     with translating(f"uploading scales of {tensor.name!r}"):
-        device.cl.enqueue_copy(device.queue, buffer, blob)
-    ends = np.cumsum([len(part) for part in parts]).tolist()
-    return Factors(buffer, ends[0], ends[1], ends[2], trails)
+        if zeros is None:
+            device.cl.enqueue_fill_buffer(device.queue, buffer, np.uint8(0), 4 * starts[1], 4 * len(numbers)).wait()
+        for start, part in zip(starts, (numbers, zeros, lead, trail), strict=False):
+            if part is not None:
+                device.cl.enqueue_copy(device.queue, buffer, part, dst_offset=4 * start)
+    return Factors(buffer, starts[1], starts[2], starts[3], trails)
+
+
+def _finite(scales: Array) -> Array:
+    """Scales as f32, those beyond its range as its ends: a zero times infinity would be no number."""
+    if scales.dtype.itemsize <= 4:
+        return scales.astype(np.float32, copy=False)
+    largest = np.finfo(np.float32).max
+    return np.clip(scales, -largest, largest).astype(np.float32)
