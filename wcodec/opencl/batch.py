@@ -72,8 +72,8 @@ class SideBuilder:
             for position in range(period):
                 coefficients[position, : min(position, LAGS)] = model.coefficients[position, : min(position, LAGS)]
         return [
-            model.size.bit_length() - 1,
-            model.phases.bit_length() - 1,
+            model.log_size,
+            model.log_phases,
             self.put(model.row),
             self.put(model.center),
             int(len(model.center) > 1),

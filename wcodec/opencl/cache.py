@@ -33,26 +33,22 @@ def key_of(*parts: bytes) -> str:
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
-    """A file that other processes see whole or not at all; nothing where the folder cannot be written."""
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-            Path(unfinished).replace(path)
-        except OSError:
-            Path(unfinished).unlink(missing_ok=True)
-            raise
+    """A file that other processes see whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        Path(unfinished).replace(path)
+    except OSError:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
 
 
 def remembered(kind: str, key: str) -> bytes | None:
     """What was kept under this key, or None; a file cut short or changed counts as none."""
-    root = cache_root()
-    if root is None:
-        return None
     try:
-        stored = (root / kind / key).read_bytes()
+        stored = _place(kind, key).read_bytes()
     except OSError:
         return None
     mark, checksum, content = stored[: len(_MARK)], stored[len(_MARK) : len(_MARK) + 16], stored[len(_MARK) + 16 :]
@@ -60,7 +56,14 @@ def remembered(kind: str, key: str) -> bytes | None:
 
 
 def remember(kind: str, key: str, content: bytes) -> None:
-    """Keep content under a key, for this and other processes."""
+    """Keep content under a key, for this and other processes; nothing where the folder cannot be written."""
+    with suppress(OSError):
+        _write_atomically(_place(kind, key), _MARK + xxhash.xxh3_128_digest(content) + content)
+
+
+def _place(kind: str, key: str) -> Path:
+    """Where content is kept; `FileNotFoundError` where there is no place for it."""
     root = cache_root()
-    if root is not None:
-        _write_atomically(root / kind / key, _MARK + xxhash.xxh3_128_digest(content) + content)
+    if root is None:
+        raise FileNotFoundError(key)
+    return root / kind / key

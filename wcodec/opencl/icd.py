@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
@@ -39,8 +39,7 @@ def announced_runtimes() -> Iterator[None]:
         try:
             yield
         finally:
-            with suppress(KeyError):
-                del os.environ["OCL_ICD_VENDORS"]
+            os.environ.pop("OCL_ICD_VENDORS", None)
 
 
 def _library(wheel: str, name: str) -> Path | None:

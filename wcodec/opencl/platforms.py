@@ -26,8 +26,6 @@ TRIAL_SECONDS = 60
 
 INSTALL = "install one: pip install 'wcodec[cpu]', or a GPU's driver"
 
-NONE = f"there is no OpenCL device; {INSTALL}"
-
 _LOADING = Lock()
 
 _TRIAL = """
@@ -160,10 +158,13 @@ def pick_device(name: str) -> Any:
     if kind != "opencl" or (":" in name and not number.isdecimal()):
         raise UsageError(f"unknown device {name!r}; OpenCL's are 'opencl', 'opencl:0', 'opencl:1' and so on")
     found = found_devices()
+    if not found:
+        raise MissingDependencyError(f"{name}: there is no OpenCL device; {INSTALL}")
     if number:
         if int(number) >= len(found):
-            there_are = f"{name}: there are {len(found)} OpenCL devices, the first being opencl:0"
-            raise MissingDependencyError(f"{there_are}; 'wcodec devices' lists them" if found else f"{name}: {NONE}")
+            raise MissingDependencyError(
+                f"{name}: there are {len(found)} OpenCL devices, the first being opencl:0; 'wcodec devices' lists them"
+            )
         found = [found[int(number)]]
     reasons = []
     for entry in found:
@@ -171,7 +172,7 @@ def pick_device(name: str) -> Any:
         if not problem:
             return entry[0]
         reasons.append(f"{entry[0].name.strip()} does not work ({problem})")
-    raise MissingDependencyError(f"{name}: {'; '.join(reasons)}; {INSTALL}" if reasons else f"{name}: {NONE}")
+    raise MissingDependencyError(f"{name}: {'; '.join(reasons)}; {INSTALL}")
 
 
 def _described(number: int, device: Any, problem: str) -> OpenCLDevice:

@@ -114,10 +114,11 @@ def _heights(levels: NDArray[np.uint8], centers: NDArray[np.uint8]) -> Floats:
 def _squares(levels: NDArray[np.uint8], centers: NDArray[np.uint8], matrix: Floats | None, period: int) -> Floats:
     """The squares of what is left of each height once it is predicted: shape (rows, columns, period)."""
     squares = np.empty((len(levels), levels.shape[1] // period, period), np.float32)
+    unpredicted = None if matrix is None else np.eye(period, dtype=np.float32) - matrix.T
     for rows in _blocks(levels):
         left, heights = squares[rows].reshape(-1, period), _heights(levels[rows], centers[rows]).reshape(-1, period)
-        if matrix is not None:
-            heights = np.matmul(heights, np.eye(period, dtype=np.float32) - matrix.T, out=left)
+        if unpredicted is not None:
+            heights = np.matmul(heights, unpredicted, out=left)
         np.square(heights, left)
         left += np.float32(_ROUNDING)
     return squares

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wcodec.coders.rans.lanes import Lanes
-from wcodec.coders.rans.model import LIFT, Model, Predictor
+from wcodec.coders.rans.model import Model, Predictor
 from wcodec.coders.rans.tables import PRECISION
 from wcodec.coders.rans.words import Decoder, Encoder, Slots, Streams
 from wcodec.errors import CorruptFileError
@@ -75,13 +75,13 @@ def _decode(
 ) -> tuple[NDArray[np.int32], NDArray[np.int64] | None, NDArray[np.int64]]:
     """Levels and low bits of a chunk of this shape, and the numbers of lanes that did not end as they must."""
     period, predicts = len(model.position), model.coefficients is not None
-    slots, raised = Slots(model.tables()), model.half + (LIFT if predicts else 0)
+    slots = Slots(model.tables())
     classes = np.broadcast_to(model.scale_class(), (shape[0], shape[1] // period, period)).astype(np.uint8)
     base = lanes.columns(classes.reshape(-1)).astype(np.int64)
     base *= model.phases
     base += 0 if predicts else model.phases // 2
     base <<= PRECISION
-    center = np.broadcast_to(model.center.astype(np.int32) - np.int32(raised), shape[0])
+    center = np.broadcast_to(model.center.astype(np.int32) - np.int32(model.raised), shape[0])
     heights = np.empty(base.shape, np.float32)
     bits = np.empty(base.shape, np.int64) if model.low else None
     decoder = Decoder(streams, lanes.order)

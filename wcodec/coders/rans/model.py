@@ -71,6 +71,14 @@ class Model:
         """The table entry after which the level follows in 8 bits."""
         return self.size - 1
 
+    @property
+    def log_size(self) -> int:
+        return self.size.bit_length() - 1
+
+    @property
+    def log_phases(self) -> int:
+        return self.phases.bit_length() - 1
+
     def scale_class(self) -> NDArray[np.int32]:
         """The class of every symbol, shape (rows, columns, period) or what broadcasts to it."""
         scales = self.row[:, None, None].astype(np.int32) + self.column[:, None] + self.position
@@ -117,8 +125,9 @@ class Model:
         return np.subtract(heights.astype(np.int32), whole, out=whole), phase
 
     @property
-    def log_phases(self) -> int:
-        return self.phases.bit_length() - 1
+    def raised(self) -> int:
+        """How far a table entry, or its sum with a lifted prediction, is above the height that it stands for."""
+        return self.half + (0 if self.coefficients is None else LIFT)
 
     @property
     def middle(self) -> np.float32:
@@ -127,18 +136,17 @@ class Model:
 
 
 class Predictor:
-    """Predicts one height of many kernels at a time, from heights that are all raised by `raised`.
+    """Predicts one height of many kernels at a time, from heights that are all raised by `Model.raised`.
 
     With heights so far off, a prediction is above 0 and rounding it is cutting it; floats are exact all the same, since
     no sum of 64ths has more than 24 bits. In the style of `words.Encoder`.
     """
 
     def __init__(self, model: Model, count: int) -> None:
-        self.raised = LIFT + model.half
         matrix = model.lag_matrix()
         assert matrix is not None
         self._matrix = matrix
-        middles = model.middle - np.float32(self.raised) * matrix.sum(axis=1)
+        middles = model.middle - np.float32(model.raised) * matrix.sum(axis=1)
         self._middles = np.repeat(middles, count).reshape(-1, count)
         self._steps, self._whole, self._phase = np.empty(count, np.float32), *np.empty((2, count), np.int64)
         constants = np.array([model.phases - 1, PRECISION, model.log_phases], np.int64)

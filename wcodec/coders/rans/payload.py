@@ -61,8 +61,8 @@ def pack(model: Model, streams: Streams) -> bytes:
     if len(coded) >= len(side):
         coded, mark = side, _STORED
     fixed = _FIXED.pack(
-        model.size.bit_length() - 1,
-        model.phases.bit_length() - 1,
+        model.log_size,
+        model.log_phases,
         flags,
         model.low,
         model.origin,
