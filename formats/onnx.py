@@ -61,12 +61,12 @@ def read(path: str | os.PathLike[str]) -> Model:
     Raises `CorruptFileError` for a file that is damaged or points out of its folder, `UnsupportedError` for dtypes
     wcodec lacks, and `MissingDependencyError` without the onnx package.
     """
-    _require_onnx()
+    require_onnx()
     with contextlib.ExitStack() as stack:
         source = FileSource(path)
         stack.callback(source.close)
         message, payloads = onnx_wire.split(source)
-        proto = _parse(source.name, message)
+        proto = parse(source.name, message)
         files = ExternalFiles(Path(path).parent, stack)
         axes = channel_axes(proto.graph)
         tensors: list[Tensor] = []
@@ -98,8 +98,8 @@ def write(model: Model, path: str | os.PathLike[str]) -> None:
     """
     if model.graph is None:
         raise UsageError("the model has no graph; decode to .safetensors instead")
-    _require_onnx()
-    proto = _parse("graph", model.graph)
+    require_onnx()
+    proto = parse("graph", model.graph)
     _refuse_external("graph", proto)
     tensors = _match(_slots("graph", proto), model)
     with AtomicGroup(path) as group:
@@ -120,14 +120,15 @@ def write(model: Model, path: str | os.PathLike[str]) -> None:
         group.place(stream, group.target_name)
 
 
-def _require_onnx() -> None:
+def require_onnx() -> None:
     try:
         import onnx  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("onnx is needed for .onnx files; run: pip install onnx") from error
 
 
-def _parse(where: str, message: bytes) -> onnx.ModelProto:
+def parse(where: str, message: bytes) -> onnx.ModelProto:
+    """An ONNX model from its bytes; `CorruptFileError` naming `where` if they are none."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from onnx import ModelProto
 

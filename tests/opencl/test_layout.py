@@ -10,13 +10,17 @@ from wcodec.opencl.layout import PackedLayout
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 3, 3), (16, 4), (1, 1), (4, 9, 2), (0, 3), (3, 0, 2)], ids=str)
-@pytest.mark.parametrize("layout", [PackedLayout(), PackedLayout(4, 4), PackedLayout(1, 3)], ids=str)
+@pytest.mark.parametrize(
+    "layout", [PackedLayout(), PackedLayout(4, 4), PackedLayout(1, 3), PackedLayout(4, 2, swapped=True)], ids=str
+)
 def test_every_element_has_its_place(layout, shape):
     array = np.arange(1, 1 + np.prod(shape, dtype=int)).reshape(shape)
     packed = layout.pack(array)
     assert packed.shape == layout.packed_shape(shape)
     for place in np.ndindex(shape):
         row, column, *kernel = place
+        if layout.swapped:
+            row, column = column, row
         there = row // layout.rows, column // layout.columns, *kernel, column % layout.columns, row % layout.rows
         assert packed[there] == array[place]
     assert np.count_nonzero(packed) == array.size

@@ -26,6 +26,7 @@ LOADS: list[tuple[Any, PackedLayout | None]] = [
     ("f16", None),
     ("f32", None),
     ("f16", PackedLayout()),
+    ("f16", PackedLayout(swapped=True)),
     ("f32", BLOCKS),
 ]
 

@@ -20,10 +20,12 @@ class PackedLayout:
 
     A tensor of shape (R, C, *K) is stored as an array of shape (R / rows, C / columns, K..., columns, rows), both
     quotients rounded up, what fills the last blocks being zero. A tensor of one axis has one column; K may be empty.
+    Where `swapped`, the first two axes change places before: output channels are then the tensor's second axis.
     """
 
     rows: int = 16
     columns: int = 1
+    swapped: bool = False
 
     def __post_init__(self) -> None:
         sides: tuple[object, ...] = (self.rows, self.columns)
@@ -33,6 +35,8 @@ class PackedLayout:
     def packed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the stored array."""
         rows, columns, *kernel = (*shape, 1, 1)[: max(2, len(shape))]
+        if self.swapped:
+            rows, columns = columns, rows
         return -(-rows // self.rows), -(-columns // self.columns), *kernel, self.columns, self.rows
 
     def kernel_argument(self, shape: tuple[int, ...]) -> np.void:
@@ -40,8 +44,11 @@ class PackedLayout:
         _, column_blocks, *kernel, _, _ = self.packed_shape(shape)
         block = self.rows * self.columns
         outer_column = block * math.prod(kernel)
-        strides = (column_blocks * outer_column, 1, outer_column, self.rows, block)
-        argument: np.void = np.array([((self.rows, self.columns, *strides),)], KERNEL_FIELDS)[0]
+        row = (self.rows, column_blocks * outer_column, 1)
+        column = (self.columns, outer_column, self.rows)
+        first, second = (column, row) if self.swapped else (row, column)
+        fields = (first[0], second[0], *first[1:], *second[1:], block)
+        argument: np.void = np.array([(fields,)], KERNEL_FIELDS)[0]
         return argument
 
     def pack(self, array: Array) -> Array:
@@ -49,6 +56,8 @@ class PackedLayout:
         shape = self.packed_shape(array.shape)
         out = np.zeros(shape, array.dtype)
         full = array.reshape(*array.shape, *(1,) * (2 - array.ndim))
+        if self.swapped:
+            full = full.swapaxes(0, 1)
         padded = np.zeros((shape[0] * self.rows, shape[1] * self.columns, *full.shape[2:]), array.dtype)
         padded[: full.shape[0], : full.shape[1]] = full
         blocks = padded.reshape(shape[0], self.rows, shape[1], self.columns, *full.shape[2:])
@@ -57,7 +66,10 @@ class PackedLayout:
 
     def unpack(self, stored: Array, shape: tuple[int, ...]) -> Array:
         """The inverse of `pack`."""
+        packed = self.packed_shape(shape)
         rows, columns, *kernel = (*shape, 1, 1)[: max(2, len(shape))]
-        blocks = np.moveaxis(stored.reshape(self.packed_shape(shape)), (-1, -2), (1, 3))
-        whole = blocks.reshape(blocks.shape[0] * self.rows, blocks.shape[2] * self.columns, *kernel)
+        blocks = np.moveaxis(stored.reshape(packed), (-1, -2), (1, 3))
+        whole = blocks.reshape(packed[0] * self.rows, packed[1] * self.columns, *kernel)
+        if self.swapped:
+            whole = whole.swapaxes(0, 1)
         return np.ascontiguousarray(whole[:rows, :columns]).reshape(shape)

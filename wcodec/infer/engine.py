@@ -1,0 +1,247 @@
+"""A model of an archive, ready to run on an OpenCL device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from wcodec.archive import Archive, opened
+from wcodec.errors import MismatchError, MissingDependencyError, NonFiniteError, UsageError
+from wcodec.formats.source import Target as Source
+from wcodec.infer.forms.launch import Target
+from wcodec.infer.graph import Convolution, Dense, Graph
+from wcodec.infer.lowering.source import OnnxSource
+from wcodec.infer.lowering.walk import OPERATORS, lower
+from wcodec.infer.places import Storage
+from wcodec.infer.plan import Plan
+from wcodec.infer.schedule import Schedule, scheduled
+from wcodec.infer.weights import Weights
+from wcodec.model import Array
+from wcodec.opencl.device import Device, translating
+
+Precision = Literal["storage", "half", "float"]
+
+PRECISIONS: tuple[Precision, ...] = ("storage", "half", "float")
+
+_PLANS = 4
+"""Input shapes whose plans are kept; of more, the one used longest ago is given up."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output: its name and shape, a name standing for a length that is free, such as the batch's."""
+
+    name: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device: `weights` and other constants, and `arena`, which holds all other values of the last run."""
+
+    weights: int
+    arena: int
+
+
+class Pending:
+    """Outputs that a device is computing."""
+
+    def __init__(self, parts: list[tuple[list[Array], Any]], names: tuple[str, ...]) -> None:
+        self._parts, self._names = parts, names
+
+    def result(self) -> Array | tuple[Array, ...]:
+        """Wait for the outputs: the array, or a tuple where the model has several."""
+        with translating("running"):
+            for _, event in self._parts:
+                event.wait()
+        columns = zip(*(outputs for outputs, _ in self._parts), strict=True)
+        arrays = tuple(column[0] if len(column) == 1 else np.concatenate(column) for column in columns)
+        arrays = tuple(a.astype(np.int64) if a.dtype == np.int32 else a for a in arrays)
+        return arrays[0] if len(arrays) == 1 else arrays
+
+
+class Engine:
+    """Call it with NumPy arrays, one for each input, and it gives NumPy arrays.
+
+    Kernels are built and weights decoded when it is opened, or when inputs of a new shape first come. Use it as a
+    context manager, or call `close`. One thread at a time may use it.
+    """
+
+    def __init__(self, archive: Archive, device: Device, precision: Precision, stack: ExitStack) -> None:
+        """See `open`."""
+        if precision not in PRECISIONS:
+            raise UsageError(f"precision {precision!r}: there are {', '.join(PRECISIONS)}")
+        self.device, self.precision = device, precision
+        self._archive, self._stack = archive, stack
+        self._source = OnnxSource(archive)
+        self._source.check_operators(OPERATORS)
+        self._target = _target_of(device, precision)
+        with translating("opening a queue"):
+            self._queue = device.cl.CommandQueue(device.context)
+        self._weights = Weights(self._source, device)
+        self._plans: dict[tuple[tuple[int, ...], ...], tuple[Graph, Plan]] = {}
+        self._last: Plan | None = None
+        self.inputs = tuple(Port(name, shape) for name, shape in self._source.inputs.items())
+        self.outputs: tuple[Port, ...] = tuple(Port(name, shape) for name, shape in self._source.output_shapes())
+        if all(isinstance(length, int) for port in self.inputs for length in port.shape[1:]):
+            self._plan(tuple(_with_batch(port, 1) for port in self.inputs))
+
+    @classmethod
+    def open(
+        cls,
+        source: Source | Archive,
+        device: str | Device = "opencl",
+        *,
+        precision: Precision = "storage",
+        workers: int | None = None,
+    ) -> Self:
+        """Open the archive at a path or URL, or an opened one, on a device: "opencl", "opencl:1", or a `Device`.
+
+        `precision`: "storage" keeps numbers as halves and computes with floats; "half" computes with halves but in
+        the first and last layers, where the device can (cl_khr_fp16); "float" does neither.
+
+        Raises `UnsupportedError` for an archive without a graph, and for what the engine does not do, with a list of
+        what it does; `MissingDependencyError` where there is no such device; `DeviceError` where a kernel cannot be
+        built; `AllocationError` where the device has not enough memory.
+        """
+        with ExitStack() as stack:
+            archive = stack.enter_context(opened(source, workers))
+            where = device if isinstance(device, Device) else Device.open(device)
+            engine = cls(archive, where, precision, stack)
+            engine._stack = stack.pop_all()
+        return engine
+
+    def __call__(self, *inputs: Array) -> Array | tuple[Array, ...]:
+        """Run: see `start`."""
+        return self.start(*inputs).result()
+
+    def start(self, *inputs: Array) -> Pending:
+        """Begin to run, and return at once.
+
+        Inputs are arrays of floats in the shapes that `inputs` tells, in C order or copied into it; where the model
+        has a fixed batch, also multiples of it, which run one after the other. Raises `MismatchError` for other
+        shapes and dtypes, and `NonFiniteError` for NaN and infinities.
+        """
+        if len(inputs) != len(self.inputs):
+            raise MismatchError(f"the model takes {len(self.inputs)} inputs, not {len(inputs)}")
+        arrays = [_checked(port, array) for port, array in zip(self.inputs, inputs, strict=True)]
+        parts = self._parts(arrays)
+        started = []
+        for part in parts:
+            plan = self._plan(tuple(array.shape for array in part))
+            started.append(plan.start(part))
+        return Pending(started, tuple(port.name for port in self.outputs))
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The archive's own."""
+        return self._archive.metadata
+
+    @property
+    def memory(self) -> Memory:
+        """What is allocated on the device, the arena being that of the shape that ran last."""
+        return Memory(self._weights.nbytes, self._last.arena.size if self._last else 0)
+
+    def close(self) -> None:
+        """Let go of the device's memory and of the archive, if it was opened by the engine."""
+        self._plans.clear()
+        self._last = None
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def plan(self, *shapes: tuple[int, ...]) -> Plan:
+        """The plan for inputs of these shapes."""
+        return self._plan(shapes)
+
+    def _parts(self, arrays: list[Array]) -> list[list[Array]]:
+        """Inputs cut into runs of the model's own batch where that is fixed."""
+        own = [port.shape[0] for port in self.inputs if port.shape]
+        if not own or not all(isinstance(length, int) for length in own):
+            return [arrays]
+        counts = {len(array) // int(length) for array, length in zip(arrays, own, strict=True)}
+        [count] = counts if len(counts) == 1 else [1]
+        return [list(part) for part in zip(*(np.split(array, max(1, count)) for array in arrays), strict=True)]
+
+    def _plan(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
+        found = self._plans.pop(shapes, None)
+        if found is None:
+            names = (port.name for port in self.inputs)
+            graph = lower(self._source, dict(zip(names, shapes, strict=True)))
+            schedule = scheduled(graph, self._storage)
+            targets = _targets(schedule, self._target)
+            while len(self._plans) >= _PLANS:
+                del self._plans[next(iter(self._plans))]
+            plan = Plan(self.device, self._queue, schedule, targets, self._weights, graph.constants)
+            found = graph, plan
+        self._plans[shapes] = found
+        self._last = found[1]
+        return found[1]
+
+    @property
+    def _storage(self) -> Storage:
+        return "f32" if self.precision == "float" else "f16"
+
+
+def _fits(want: int | str, have: int, *, is_batch: bool) -> bool:
+    return have > 0 and (isinstance(want, str) or want == have or (is_batch and have % want == 0))
+
+
+def _with_batch(port: Port, batch: int) -> tuple[int, ...]:
+    return tuple(length if isinstance(length, int) else batch for length in port.shape)
+
+
+def _checked(port: Port, array: object) -> Array:
+    """An input as f32 in C order."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        what = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise MismatchError(f"input {port.name!r} is an array of floats, not {what}")
+    lengths = enumerate(zip(port.shape, array.shape, strict=False))
+    if array.ndim != len(port.shape) or not all(_fits(*pair, is_batch=place == 0) for place, pair in lengths):
+        wanted, given = ("x".join(map(str, shape)) or "a scalar" for shape in (port.shape, array.shape))
+        swapped = array.ndim == len(port.shape) == 4 and array.shape[3] == port.shape[1]
+        hint = "; its channels come last: transpose it to (N, C, H, W)" if swapped else ""
+        raise MismatchError(f"input {port.name!r} is {wanted}, not {given}{hint}")
+    with np.errstate(over="ignore"):
+        made = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(made).all():
+        place = np.unravel_index(int(np.argmin(np.isfinite(made))), made.shape)
+        raise NonFiniteError(f"input {port.name!r}: {made[place]} at {tuple(map(int, place))}")
+    return made
+
+
+def _target_of(device: Device, precision: Precision) -> Target:
+    extensions = device.device.extensions.split()
+    native = "cl_khr_fp16" in extensions
+    if precision == "half" and not native:
+        raise MissingDependencyError(
+            f"{device!r} does not compute with halves (cl_khr_fp16); use precision 'storage', "
+            "or another device: 'wcodec devices' tells which can"
+        )
+    return Target(
+        is_cpu=device.is_cpu,
+        units=device.device.max_compute_units,
+        local=device.device.local_mem_size,
+        vector=max(device.device.native_vector_width_float, device.device.preferred_vector_width_float),
+        native_half=native,
+        precision=precision,
+    )
+
+
+def _targets(schedule: Schedule, target: Target) -> list[Target]:
+    """What each task is computed with: floats in the first and last layer, and in all that are not sums of products."""
+    layers = [n for n, task in enumerate(schedule.tasks) if isinstance(task.op, Convolution | Dense)]
+    half = set(layers[1:-1]) if target.precision == "half" else set()
+    plain = replace(target, precision="storage") if target.precision == "half" else target
+    return [target if n in half else plain for n in range(len(schedule.tasks))]

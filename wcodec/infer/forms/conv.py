@@ -1,0 +1,157 @@
+"""Convolutions: which kernels, and cut into what pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from wcodec.infer.forms.launch import Form, Launch, Local, Target, Weight, affine_arguments, epilogue_arguments, ints
+from wcodec.infer.graph import Convolution
+from wcodec.infer.places import BLOCK, Task, blocks_of
+
+_STRIPS = ((14, 1), (13, 1), (12, 1), (10, 1), (8, 2), (7, 2), (4, 4), (2, 6), (1, 8))
+"""Places of the result by blocks of channels whose sums fill the registers of a CPU with 32 vectors of 16."""
+
+_NARROW_STRIPS = ((6, 1), (5, 1), (4, 1), (2, 2), (1, 4))
+"""The same, of a CPU whose vectors are half as wide."""
+
+_TILE = 384 << 10
+"""Bytes of a tile up to which it stays in a core's cache beside weights."""
+
+_LEAST_SHARE = 8
+"""Work-items for each core, so that all are busy until the end."""
+
+
+def conv_forms(task: Task, target: Target) -> list[Form]:
+    """The ways to compute a convolution, the likeliest to be fastest first."""
+    op = task.op
+    assert isinstance(op, Convolution)
+    channels, outputs = task.x.shape[1], task.output.shape[1]
+    if not op.transposed and op.groups == channels == outputs:
+        return [_depthwise(task, op, target, rows) for rows in (1, 2, 4) if rows <= task.output.shape[2]]
+    whole = op.groups == 1 or (channels // op.groups % BLOCK == 0 and outputs // op.groups % BLOCK == 0)
+    if not op.transposed and whole:
+        direct = [*_direct_forms(task, op, target)]
+        if direct:
+            return direct
+    return [_any(task, op)]
+
+
+def geometry_defines(op: Convolution) -> tuple[str, ...]:
+    """A kernel's sides, strides and dilations as definitions."""
+    return (
+        *(f"KERNEL_{axis}={n}" for axis, n in zip("HW", op.kernel, strict=True)),
+        *(f"STRIDE_{axis}={n}" for axis, n in zip("HW", op.strides, strict=True)),
+        *(f"DILATION_{axis}={n}" for axis, n in zip("HW", op.dilations, strict=True)),
+    )
+
+
+def _direct_forms(task: Task, op: Convolution, target: Target) -> Iterator[Form]:
+    height, width, out_height, out_width = *task.x.shape[2:], *task.output.shape[2:]
+    if (op.kernel, op.strides, op.pads) == ((1, 1), (1, 1), (0, 0, 0, 0)):
+        # neighbouring places need nothing of each other: an image is one long row
+        height, width, out_height, out_width = 1, height * width, 1, out_height * out_width
+    strips = _STRIPS if target.vector >= BLOCK else _NARROW_STRIPS
+
+    def waste(strip: tuple[int, int]) -> float:
+        columns, at_once = strip
+        blocks = blocks_of(task.output.shape[1] // op.groups)
+        return (-(-out_width // columns) * columns / out_width) * (-(-blocks // at_once) * at_once / blocks)
+
+    best = sorted(strips, key=lambda strip: waste(strip) / min(1.0, 0.7 + 0.025 * strip[0] * strip[1]))
+    for columns, at_once in best[:2]:
+        for rows in (1, 2, 4):
+            if rows > 1 and (out_height < 2 * rows or (columns, at_once) != best[0]):
+                break
+            tile = _tile_numbers(op, task.x.shape[1] // op.groups, rows, columns)
+            if tile * target.real_bytes <= min(target.local, _TILE):
+                sizes = (height, width, out_height, out_width)
+                yield _direct(task, op, target, sizes, (rows, columns, at_once), tile)
+
+
+def _tile_numbers(op: Convolution, channels: int, rows: int, columns: int) -> int:
+    sides = [
+        (places - 1) * stride + (kernel - 1) * dilation + 1
+        for places, stride, kernel, dilation in zip((rows, columns), op.strides, op.kernel, op.dilations, strict=True)
+    ]
+    return blocks_of(channels) * BLOCK * sides[0] * sides[1]
+
+
+def _direct(
+    task: Task,
+    op: Convolution,
+    target: Target,
+    sizes: tuple[int, int, int, int],
+    cut: tuple[int, int, int],
+    tile: int,
+) -> Form:
+    (rows, columns, at_once), (_, _, out_height, out_width) = cut, sizes
+    n, channels, outputs = *task.x.shape[:2], task.output.shape[1]
+    group_blocks = blocks_of(outputs // op.groups)
+    places = -(-out_height // rows) * -(-out_width // columns)
+    wanted = -(-_LEAST_SHARE * target.units // (places * n * op.groups))
+    shares = max(1, min(wanted, group_blocks // at_once))
+    share = -(-group_blocks // shares // at_once) * at_once
+    top, left, _, _ = op.pads
+    blocks = (blocks_of(channels), group_blocks, blocks_of(outputs))
+    shape = ints(*sizes, channels // op.groups, *blocks, top, left, share)
+    launch = Launch(
+        "conv.cl",
+        "conv",
+        (*geometry_defines(op), f"ROWS={rows}", f"COLUMNS={columns}", f"AT_ONCE={at_once}"),
+        (
+            *(task.x, _weight(task), *affine_arguments(task, outputs), task.output, shape),
+            *(*epilogue_arguments(task, outputs), Local(tile), Local(columns * BLOCK)),
+        ),
+        (places, op.groups * -(-group_blocks // share), n),
+        (1, 1, 1),
+    )
+    return Form(f"direct {rows}x{columns}x{BLOCK * at_once}", (launch,))
+
+
+def _weight(task: Task) -> Weight:
+    assert isinstance(task.inputs[1], str)
+    return Weight(task.inputs[1], "rows")
+
+
+def _depthwise(task: Task, op: Convolution, target: Target, rows: int) -> Form:
+    n, channels, height, width = task.x.shape
+    out_height, out_width = task.output.shape[2:]
+    columns = next(size for size in (7, 8, 4, 2, 1) if size <= out_width)
+    strips = -(-out_width // columns)
+    tile_w = (strips * columns - 1) * op.strides[1] + (op.kernel[1] - 1) * op.dilations[1] + 1
+    tile_h = (rows - 1) * op.strides[0] + (op.kernel[0] - 1) * op.dilations[0] + 1
+    blocks = blocks_of(channels)
+    shape = ints(height, width, out_height, out_width, blocks, *op.pads[:2])
+    launch = Launch(
+        "depthwise.cl",
+        "depthwise",
+        (*geometry_defines(op), f"ROWS={rows}", f"COLUMNS={columns}"),
+        (
+            *(task.x, _weight(task), *affine_arguments(task, channels), task.output, shape),
+            *(*epilogue_arguments(task, channels), Local(tile_h * tile_w * BLOCK), Local(columns * BLOCK)),
+        ),
+        (-(-out_height // rows), blocks, n),
+        (1, 1, 1),
+    )
+    return Form(f"depthwise {rows}x{columns}", (launch,))
+
+
+def _any(task: Task, op: Convolution) -> Form:
+    n, channels, height, width = task.x.shape
+    outputs, out_height, out_width = task.output.shape[1:]
+    assert isinstance(task.inputs[1], str)
+    weight = Weight(task.inputs[1], "swapped" if op.transposed else "rows", op.groups if op.transposed else 0)
+    sizes = (height, width, out_height, out_width, channels, channels // op.groups, outputs // op.groups)
+    around = (*op.kernel, *op.strides, *op.dilations, *op.pads[:2])
+    shape = ints(*sizes, blocks_of(channels), blocks_of(outputs), *around)
+    launch = Launch(
+        "conv_any.cl",
+        "conv_any",
+        ("TRANSPOSED",) if op.transposed else (),
+        (
+            *(task.x, weight, *affine_arguments(task, outputs), task.output, shape),
+            *epilogue_arguments(task, outputs),
+        ),
+        (out_height * out_width, blocks_of(outputs), n),
+    )
+    return Form("transposed" if op.transposed else "by channel", (launch,))

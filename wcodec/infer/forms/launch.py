@@ -1,0 +1,129 @@
+"""What a kernel is started with, before there is any memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from wcodec.infer.graph import Step, StepKind
+from wcodec.infer.places import Place, Task
+
+Packing = Literal["rows", "swapped", "scale", "bias", "slopes"]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant as kernels want it.
+
+    rows, swapped: packed in blocks of 16 of its first, or its second axis, as the precision stores numbers. scale,
+    bias, slopes: `length` numbers, f32, filled up to whole blocks; where the constant is "", ones or zeros.
+    """
+
+    constant: str
+    packing: Packing
+    length: int = 0
+
+
+@dataclass(frozen=True)
+class Local:
+    """Local memory for so many numbers that are computed with."""
+
+    numbers: int
+
+
+Argument = Place | Weight | Local | np.generic | None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel over `size` work-items, in groups of `group`, or as the driver likes.
+
+    `source` is the last of the files in wcodec/opencl/kernels, all but the first being what it needs. `operations`
+    are the floating-point ones that the result takes, two for each multiplication and addition.
+    """
+
+    source: str
+    kernel: str
+    defines: tuple[str, ...]
+    arguments: tuple[Argument, ...]
+    size: tuple[int, ...]
+    group: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to compute a task: launches one after the other, and memory that only they need."""
+
+    name: str
+    launches: tuple[Launch, ...]
+    scratch: tuple[Place, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Target:
+    """What of a device and of the engine's settings forms depend on. `local` is in bytes."""
+
+    is_cpu: bool
+    units: int
+    local: int
+    vector: int
+    native_half: bool
+    precision: Literal["storage", "half", "float"]
+
+    @property
+    def real_bytes(self) -> int:
+        """Bytes of a number that is computed with."""
+        return 2 if self.precision == "half" else 4
+
+
+def ints(*values: int) -> np.void:
+    """A struct of ints."""
+    return np.array([(values,)], np.dtype([("fields", "<i4", (len(values),))]))[0]  # type: ignore[no-any-return]
+
+
+_KINDS: tuple[StepKind, ...] = (
+    *("relu", "clip", "leaky_relu", "prelu", "hard_sigmoid", "hard_swish", "neg", "add", "mul"),
+    *("sigmoid", "silu", "tanh", "exp", "sqrt"),
+)
+"""By their numbers in kernels/infer.cl."""
+
+SMOOTH = frozenset(_KINDS[9:])
+"""Those that programs have only where they are needed, since building them takes long."""
+
+_STEPS = 4
+
+_EPILOGUE = np.dtype(
+    [
+        *(("low", "<f4"), ("high", "<f4"), ("count", "<i4")),
+        *(("kind", "<i4", (_STEPS,)), ("a", "<f4", (_STEPS,)), ("b", "<f4", (_STEPS,))),
+    ]
+)
+
+
+def epilogue_of(steps: tuple[Step, ...]) -> np.void:
+    """The struct `Epilogue` of kernels/infer.cl."""
+    made = np.zeros(1, _EPILOGUE)[0]
+    made["low"], made["high"] = -np.inf, np.inf
+    if steps and steps[0].kind in ("relu", "clip"):
+        made["low"], made["high"] = (0, np.inf) if steps[0].kind == "relu" else (steps[0].a, steps[0].b)
+        steps = steps[1:]
+    made["count"] = len(steps)
+    for n, step in enumerate(steps):
+        made["kind"][n], made["a"][n], made["b"][n] = _KINDS.index(step.kind), step.a, step.b
+    return made  # type: ignore[no-any-return]
+
+
+def epilogue_arguments(task: Task, channels: int) -> tuple[Argument, ...]:
+    """What kernels take to finish a result: the steps, the operand and the slopes."""
+    slopes = Weight(task.slopes, "slopes", channels) if task.slopes else None
+    return epilogue_of(task.epilogue), task.operand, slopes
+
+
+def affine_arguments(task: Task, channels: int) -> tuple[Argument, Argument]:
+    """The scale and the bias of a layer."""
+    _, _, scale, bias = task.inputs
+    assert isinstance(scale, str)
+    assert isinstance(bias, str)
+    return Weight(scale, "scale", channels), Weight(bias, "bias", channels)

@@ -1,0 +1,207 @@
+"""Through an ONNX graph node by node: shapes inferred, what is constant evaluated, the rest translated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wcodec.errors import CorruptFileError, MismatchError, UnsupportedError
+from wcodec.infer.graph import Graph, Stored, Value
+from wcodec.infer.lowering.arithmetic import ARITHMETIC
+from wcodec.infer.lowering.fuse import fused
+from wcodec.infer.lowering.layers import LAYERS
+from wcodec.infer.lowering.shapes import SHAPES
+from wcodec.infer.lowering.site import Draft, Site
+from wcodec.infer.lowering.source import DRAWN, OnnxSource, float_types
+from wcodec.model import FLOATS, Array
+
+if TYPE_CHECKING:
+    import onnx
+
+_TRANSLATORS = {**LAYERS, **ARITHMETIC, **SHAPES}
+
+_PASSED_ON = ("Identity", "Dropout", "Cast")
+"""Operators whose output is their input, where there is nothing to train."""
+
+OPERATORS = frozenset({*_TRANSLATORS, *_PASSED_ON, "Shape", "Constant"})
+"""The ONNX operators that are understood, whatever their inputs; where all of those are constant, any is."""
+
+_SHOWN = 4096
+"""Elements up to which a constant is shown to shape inference, which wants shapes, axes and sizes."""
+
+
+def lower(source: OnnxSource, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+    """The lowered graph for inputs of these shapes, by name.
+
+    Raises `UnsupportedError` for what the engine does not do, `MismatchError` for shapes that the model does not
+    take, `CorruptFileError` for a graph that makes no sense.
+    """
+    source.check_operators(OPERATORS)
+    walk = _Walk(source)
+    return fused(walk.through(shapes), walk.read)
+
+
+class _Walk:
+    """One way through a graph."""
+
+    def __init__(self, source: OnnxSource) -> None:
+        self._source = source
+        self._draft = Draft()
+        self._types: dict[str, onnx.TypeProto] = {}
+
+    def through(self, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+        """The graph with nothing fused."""
+        for name, shape in self._source.inputs.items():
+            self._start(name, shape, shapes)
+        for stub in self._source.proto.graph.initializer:
+            self._declare(stub)
+        for number, node in enumerate(self._source.proto.graph.node):
+            self._translate(node, node.name or f"{node.op_type}_{number}")
+        outputs = tuple(self._draft.resolve(name) for name in self._source.outputs)
+        for own, name in zip(self._source.outputs, outputs, strict=True):
+            if name not in self._draft.values:
+                raise UnsupportedError(f"output {own!r}: is constant, or computed by no node")
+        draft = self._draft
+        return Graph(tuple(self._source.inputs), outputs, tuple(draft.nodes), draft.values, draft.constants)
+
+    def read(self, name: str) -> Array:
+        """The numbers of a constant, floats as f32."""
+        constant = self._draft.constants[name]
+        return self._source.read(constant.tensor) if isinstance(constant, Stored) else constant
+
+    def _start(self, name: str, declared: tuple[int | str, ...], given: Mapping[str, tuple[int, ...]]) -> None:
+        from onnx import TensorProto, helper
+
+        shape = given.get(name)
+        if shape is None:
+            raise MismatchError(f"nothing was given for input {name!r} of shape {_shown(declared)}")
+        fits = len(shape) == len(declared) and all(
+            isinstance(want, str) or want == have for want, have in zip(declared, shape, strict=False)
+        )
+        if not fits or 0 in shape:
+            raise MismatchError(f"input {name!r} is {_shown(declared)}, not {_shown(shape)}")
+        self._types[name] = helper.make_tensor_type_proto(TensorProto.FLOAT, shape)
+        self._draft.values[name] = Value(shape)
+
+    def _declare(self, stub: onnx.TensorProto) -> None:
+        from onnx import helper
+
+        tensor = self._source.archive.tensor(stub.name)
+        kind = float_types()[0] if tensor.dtype in FLOATS else stub.data_type
+        self._types[stub.name] = helper.make_tensor_type_proto(kind, tensor.shape)
+        self._draft.constants[stub.name] = Stored(stub.name, tensor.shape)
+
+    def _translate(self, node: onnx.NodeProto, name: str) -> None:
+        from onnx.helper import get_attribute_value
+
+        draft = self._draft
+        inputs = tuple(draft.resolve(given) for given in node.input)
+        for given in filter(None, inputs):
+            if given not in draft.values and given not in draft.constants:
+                raise CorruptFileError("graph", f"node {name!r} reads {given!r}, which nothing before it computes")
+        if draft.constants.keys() >= set(filter(None, inputs)) and node.op_type not in DRAWN:
+            self._evaluate(node, name, inputs)
+            return
+        attributes = {a.name: get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "Shape":
+            shape = draft.shape(inputs[0])
+            bounds = slice(attributes.get("start", 0), attributes.get("end"))
+            self._know(node.output[0], np.array(shape[bounds], np.int64))
+            return
+        shapes = self._infer(node, name, inputs)
+        outputs = tuple(node.output)
+        site = Site(draft, node.op_type, name, inputs, outputs, attributes, shapes, self.read)
+        if node.op_type in _PASSED_ON:
+            _pass_on(site)
+        else:
+            _TRANSLATORS[node.op_type](site)
+
+    def _infer(self, node: onnx.NodeProto, name: str, inputs: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        """The shapes of a node's outputs."""
+        import onnx
+        from onnx import defs, shape_inference
+
+        pairs = [(own, to) for own, to in zip(node.input, inputs, strict=True) if own]
+        given = {own: self._type(to) for own, to in pairs}
+        data = {own: onnx.numpy_helper.from_array(self.read(to)) for own, to in pairs if self._is_shown(to)}
+        opsets = [onnx.helper.make_opsetid("", self._source.opset)]
+        try:
+            schema = defs.get_schema(node.op_type, self._source.opset, "")
+            found = shape_inference.infer_node_outputs(schema, node, given, data, opset_imports=opsets)
+        except (shape_inference.InferenceError, defs.SchemaError, RuntimeError, ValueError) as error:
+            raise CorruptFileError("graph", f"{node.op_type} node {name!r}: {_one_line(error)}") from error
+        self._types.update(found)
+        return tuple(_fixed_shape(found.get(output), node, name) if output else () for output in node.output)
+
+    def _is_shown(self, name: str) -> bool:
+        """Whether shape inference may want to know a constant: an integer one, or few floats, such as scales."""
+        constant = self._draft.constants.get(name)
+        if constant is None or math.prod(constant.shape) > _SHOWN:
+            return False
+        if isinstance(constant, Stored):
+            tensor = self._source.archive.tensor(constant.tensor)
+            return tensor.dtype not in FLOATS or len(tensor.shape) < 2
+        return True
+
+    def _type(self, name: str) -> onnx.TypeProto:
+        """What shape inference knows a value as; floats are f32 here."""
+        from onnx import TensorProto, helper
+
+        if name not in self._types or (name in self._draft.values and self._draft.values[name].dtype == "f32"):
+            return helper.make_tensor_type_proto(TensorProto.FLOAT, self._draft.shape(name))
+        return self._types[name]
+
+    def _evaluate(self, node: onnx.NodeProto, name: str, inputs: tuple[str, ...]) -> None:
+        """Compute a node of constants."""
+        import onnx
+        from onnx.reference import ReferenceEvaluator
+
+        arrays = {own: self.read(to) for own, to in zip(node.input, inputs, strict=True) if own}
+        infos = [onnx.helper.make_empty_tensor_value_info(own) for own in arrays]
+        results = [onnx.helper.make_empty_tensor_value_info(own) for own in node.output if own]
+        graph = onnx.helper.make_graph([node], "constant", infos, results)
+        opsets = [onnx.helper.make_opsetid(node.domain, self._source.opset)]
+        try:
+            evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets))
+            found = evaluator.run(None, arrays)
+        except Exception as error:  # the evaluator raises whatever NumPy does
+            raise UnsupportedError(f"{node.op_type} node {name!r}: its constants: {_one_line(error)}") from error
+        for own, array in zip((own for own in node.output if own), found, strict=True):
+            self._know(own, np.asarray(array))
+
+    def _know(self, name: str, array: Array) -> None:
+        from onnx import helper
+
+        if array.dtype in (np.float64, np.float16):
+            array = array.astype(np.float32)
+        self._draft.constants[name] = array
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        self._types[name] = helper.make_tensor_type_proto(kind, array.shape)
+
+
+def _pass_on(site: Site) -> None:
+    if site.kind == "Dropout" and site.has(2) and site.array(2).any():
+        site.refuse("is in training mode")
+    if site.kind == "Cast" and site.attributes["to"] not in float_types():
+        site.refuse("casts to integers; devices compute with floats")
+    if site.kind == "Cast" and site.draft.values[site.inputs[0]].dtype != "f32":
+        site.refuse("casts the integers of an ArgMax")
+    site.stand_for(site.inputs[0])
+
+
+def _fixed_shape(kind: Any, node: onnx.NodeProto, name: str) -> tuple[int, ...]:
+    dims = kind.tensor_type.shape.dim if kind is not None and kind.tensor_type.HasField("shape") else None
+    if dims is None or not all(dim.HasField("dim_value") for dim in dims):
+        raise UnsupportedError(f"{node.op_type} node {name!r}: its result's shape depends on what is computed")
+    return tuple(dim.dim_value for dim in dims)
+
+
+def _shown(shape: tuple[int | str, ...]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,186 @@
+"""A graph for inputs of one shape as kernels with their arguments set, in one arena."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wcodec.infer.arena import Life, arranged
+from wcodec.infer.forms.cost import operations
+from wcodec.infer.forms.launch import SMOOTH, Argument, Form, Launch, Local, Target, Weight
+from wcodec.infer.forms.table import forms_of
+from wcodec.infer.graph import Constant
+from wcodec.infer.places import Place, Task
+from wcodec.infer.schedule import Schedule
+from wcodec.infer.tuning import fastest_form, remembered_form
+from wcodec.infer.weights import Weights
+from wcodec.model import Array
+from wcodec.opencl.device import Device, translating
+
+_WORTH_TRYING = 20_000_000
+"""Operations of a task below which building kernels to choose from costs more than the best of them saves."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel of a task with its arguments set."""
+
+    task: Task
+    form: Form
+    kernel: Any
+    size: tuple[int, ...]
+    group: tuple[int, ...] | None
+
+
+class Plan:
+    """Everything that running takes, allocated and built."""
+
+    def __init__(
+        self,
+        device: Device,
+        queue: Any,
+        schedule: Schedule,
+        targets: Sequence[Target],
+        weights: Weights,
+        constants: Mapping[str, Constant],
+    ) -> None:
+        """`targets` holds what the forms of each task depend on; kernels run in `queue`, in order."""
+        self.schedule = schedule
+        self._device, self._queue, self._weights = device, queue, weights
+        self._given: list[Any] = []
+        for memory, place in schedule.constants.items():
+            weights.add_value(place, constants[schedule.names[memory]])
+        offered = [forms_of(task, target) for task, target in zip(schedule.tasks, targets, strict=True)]
+        wanted = [
+            (argument, task.x.storage)
+            for task, forms in zip(schedule.tasks, offered, strict=True)
+            for form in forms
+            for launch in form.launches
+            for argument in launch.arguments
+            if isinstance(argument, Weight)
+        ]
+        weights.add(wanted, constants)
+        forms = [
+            self._chosen(task, offers, target)
+            for task, offers, target in zip(schedule.tasks, offered, targets, strict=True)
+        ]
+        lives = _lives(schedule, forms)
+        self._sizes = {life.name: life.size for life in lives}
+        self.arena = arranged(lives, max(64, device.device.mem_base_addr_align // 8))
+        """Where values lie in the memory that they share."""
+        self._memory = device.buffer(self.arena.size, "the arena of intermediate values")
+        self._parts: dict[str, Any] = {}
+        self.steps = [
+            self._bound(task, form, launch, target, self._buffer)
+            for task, form, target in zip(schedule.tasks, forms, targets, strict=True)
+            for launch in form.launches
+        ]
+
+    def start(self, inputs: Sequence[Array]) -> tuple[list[Array], Any]:
+        """Begin to run; the outputs, and the event after which they hold what they should."""
+        cl = self._device.cl
+        with translating("running"):
+            for place, array in zip(self.schedule.inputs, inputs, strict=True):
+                cl.enqueue_copy(self._queue, self._buffer(place), array)
+            for step in self.steps:
+                cl.enqueue_nd_range_kernel(self._queue, step.kernel, step.size, step.group)
+            outputs = [_empty(place) for place in self.schedule.outputs]
+            event = None
+            for place, array in zip(self.schedule.outputs, outputs, strict=True):
+                event = cl.enqueue_copy(self._queue, array, self._buffer(place), is_blocking=False)
+            self._queue.flush()
+        return outputs, event
+
+    def _buffer(self, place: Place) -> Any:
+        """The memory of a place."""
+        if self._weights.holds(place):
+            return self._weights.value(place)
+        if place.memory not in self._parts:
+            with translating("dividing the arena"):
+                offset, size = self.arena.offsets[place.memory], self._sizes[place.memory]
+                self._parts[place.memory] = self._memory.get_sub_region(offset, size)
+        return self._parts[place.memory]
+
+    def _chosen(self, task: Task, forms: list[Form], target: Target) -> Form:
+        if operations(task) < _WORTH_TRYING:
+            return forms[0]
+        known = remembered_form(task, forms, target, self._device)
+        if known is not None:
+            return known
+        trial = {place.memory: self._trial_buffer(place) for place in (*task.reads(), task.output)}
+
+        def run(form: Form) -> None:
+            memory = trial | {place.memory: self._trial_buffer(place) for place in form.scratch}
+            steps = [
+                self._bound(task, form, launch, target, lambda place: memory[place.memory]) for launch in form.launches
+            ]
+            with translating(f"trying forms of {task.name!r}"):
+                for step in steps:
+                    self._device.cl.enqueue_nd_range_kernel(self._queue, step.kernel, step.size, step.group)
+                self._queue.finish()
+
+        return fastest_form(task, forms, target, self._device, run)
+
+    def _trial_buffer(self, place: Place) -> Any:
+        if self._weights.holds(place):
+            return self._weights.value(place)
+        buffer = self._device.buffer(place.nbytes, f"trying forms of {place.memory!r}")
+        with translating("clearing"):
+            self._device.cl.enqueue_fill_buffer(self._queue, buffer, np.uint8(0), 0, place.nbytes)
+        return buffer
+
+    def _bound(self, task: Task, form: Form, launch: Launch, target: Target, memory: Any) -> Step:
+        defines = (*_precision(task, target), *launch.defines)
+        kernel = self._device.kernel(launch.kernel, ("infer.cl", launch.source), defines)
+        arguments = [self._argument(argument, task, target, memory) for argument in launch.arguments]
+        with translating(f"kernel {launch.kernel} of {task.name!r}"):
+            kernel.set_args(*arguments)
+        self._given.append(arguments)
+        return Step(task, form, kernel, launch.size, launch.group)
+
+    def _argument(self, argument: Argument, task: Task, target: Target, memory: Any) -> Any:
+        if isinstance(argument, Place):
+            return memory(argument)
+        if isinstance(argument, Weight):
+            return self._weights.buffer(argument, task.x.storage)
+        if isinstance(argument, Local):
+            return self._device.cl.LocalMemory(argument.numbers * target.real_bytes)
+        return argument
+
+
+def _precision(task: Task, target: Target) -> tuple[str, ...]:
+    """How a task's kernels store numbers and compute with them."""
+    smooth = ("SMOOTH",) * any(step.kind in SMOOTH for step in task.epilogue)
+    if "f16" not in {place.storage for place in (*task.reads(), task.output)}:
+        return ("WIDE", *smooth)
+    return ("HALVES" if target.precision == "half" else "NATIVE_HALF",) * target.native_half + smooth
+
+
+def _lives(schedule: Schedule, forms: Sequence[Form]) -> list[Life]:
+    """When the memory of every value is needed; that of inputs from before the first task, of outputs until the end."""
+    last = len(schedule.tasks)
+    spans: dict[str, list[int]] = {}
+    sizes: dict[str, int] = {}
+
+    def touch(place: Place, when: int) -> None:
+        if place.memory in schedule.constants:
+            return
+        span = spans.setdefault(place.memory, [when, when])
+        span[0], span[1] = min(span[0], when), max(span[1], when)
+        sizes[place.memory] = max(sizes.get(place.memory, 0), place.nbytes)
+
+    for place in schedule.inputs:
+        touch(place, -1)
+    for when, (task, form) in enumerate(zip(schedule.tasks, forms, strict=True)):
+        for place in (*task.reads(), task.output, *form.scratch):
+            touch(place, when)
+    for place in schedule.outputs:
+        touch(place, last)
+    return [Life(name, sizes[name], *span) for name, span in spans.items()]
+
+
+def _empty(place: Place) -> Array:
+    return np.empty(place.shape, np.int32 if place.storage == "i32" else np.float32)

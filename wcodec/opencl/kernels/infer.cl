@@ -1,0 +1,185 @@
+// What all kernels of inference share: how numbers are stored and computed with, and what is done to a result.
+//
+//   WIDE          numbers are stored as floats, else as halves
+//   HALVES        halves are computed with; needs cl_khr_fp16
+//   SMOOTH        the functions that take long to build are there
+//   NATIVE_HALF   the device has cl_khr_fp16: casts from its halves are faster than vload_half on some
+//
+// Images lie in blocks of 16 channels: (N, C / 16, H, W, 16). What fills up the last block is any finite or infinite
+// number: nothing reads it but to write what fills up another.
+
+#if defined(HALVES) || (defined(NATIVE_HALF) && !defined(WIDE))
+#pragma OPENCL EXTENSION cl_khr_fp16 : enable
+#endif
+
+#ifdef HALVES
+typedef half Real;
+typedef half16 Real16;
+#define REAL16(x) convert_half16(x)
+#define FLOAT16(x) convert_float16(x)
+#else
+typedef float Real;
+typedef float16 Real16;
+#define REAL16(x) (x)
+#define FLOAT16(x) (x)
+#endif
+
+#ifdef WIDE
+typedef float Stored;
+#define LOAD(p) (*(p))
+#define STORE(v, p) (*(p) = (v))
+#define LOAD16(p) vload16(0, p)
+#define STORE16(v, p) vstore16(v, 0, p)
+#elif defined(HALVES)
+typedef half Stored;
+#define LOAD(p) (*(p))
+#define STORE(v, p) (*(p) = (half)(v))
+#define LOAD16(p) vload16(0, p)
+#define STORE16(v, p) vstore16(v, 0, p)
+#elif defined(NATIVE_HALF)
+typedef half Stored;
+#define LOAD(p) ((float)*(p))
+#define STORE(v, p) (*(p) = (half)(v))
+#define LOAD16(p) convert_float16(vload16(0, p))
+#define STORE16(v, p) vstore16(convert_half16(v), 0, p)
+#else
+typedef half Stored;
+#define LOAD(p) vload_half(0, p)
+#define STORE(v, p) vstore_half(v, 0, p)
+#define LOAD16(p) vload_half16(0, p)
+#define STORE16(v, p) vstore_half16(v, 0, p)
+#endif
+
+// Steps by the numbers that wcodec/infer/forms/epilogue.py gives their kinds.
+// The first step is a pair of bounds where it is an activation of that kind.
+#define STEPS 4
+typedef struct {
+    float low, high;
+    int count;
+    int kind[STEPS];
+    float a[STEPS], b[STEPS];
+} Epilogue;
+
+// A result between the bounds, which are infinite where it has none. Comparisons, unlike fmax, let through what is no
+// number.
+inline float16 bounded(float16 v, float low, float high) {
+    v = select(v, (float16)low, v < low);
+    return select(v, (float16)high, v > high);
+}
+
+// `other` are the 16 numbers of the operand at the result's place, `slopes` those of its channels.
+inline float16 stepped(float16 v, int kind, float a, float b, float16 other, float16 slopes) {
+    switch (kind) {
+    case 0: return bounded(v, 0, INFINITY);
+    case 1: return bounded(v, a, b);
+    case 2: return select(v * a, v, v > 0.0f);
+    case 3: return select(v * slopes, v, v > 0.0f);
+    case 4: return clamp(fma(v, (float16)a, (float16)b), 0.0f, 1.0f);
+    case 5: return v * clamp(fma(v, (float16)(1.0f / 6.0f), (float16)0.5f), 0.0f, 1.0f);
+    case 6: return -v;
+    case 7: return v + other;
+    case 8: return v * other;
+#ifdef SMOOTH
+    case 9: return 1.0f / (1.0f + exp(-v));
+    case 10: return v / (1.0f + exp(-v));
+    case 11: return tanh(v);
+    case 12: return exp(v);
+    case 13: return sqrt(v);
+#endif
+    default: return v;
+    }
+}
+
+// What 16 channels of a result become. `other` points at the operand's numbers in the result's place.
+inline float16 finished(float16 v, Epilogue epilogue, global const Stored *other, global const float *slopes) {
+    v = bounded(v, epilogue.low, epilogue.high);
+    for (int n = 0; n < epilogue.count; n++) {
+        const int kind = epilogue.kind[n];
+        const float16 operand = kind == 7 || kind == 8 ? FLOAT16(LOAD16(other)) : 0;
+        const float16 slope = kind == 3 ? vload16(0, slopes) : 0;
+        v = stepped(v, kind, epilogue.a[n], epilogue.b[n], operand, slope);
+    }
+    return v;
+}
+
+// `count` neighbours of 16 channels of a layer's sums into its result, from `results` to `y`, by way of `results`:
+// loops over neighbours for each step take less time, and less of a program, than steps for each neighbour.
+inline void finish_run(local Real *results, int count, float16 factor, float16 offset, Epilogue epilogue,
+                       global const Stored *other, global const float *slopes, global Stored *y) {
+#pragma unroll 1
+    for (int p = 0; p < count; p++) {
+        const float16 v = fma(FLOAT16(vload16(p, results)), factor, offset);
+        vstore16(REAL16(bounded(v, epilogue.low, epilogue.high)), p, results);
+    }
+    for (int n = 0; n < epilogue.count; n++) {
+        const int kind = epilogue.kind[n];
+        if (kind == 7) {
+#pragma unroll 1
+            for (int p = 0; p < count; p++)
+                vstore16(vload16(p, results) + LOAD16(other + p * 16), p, results);
+            continue;
+        }
+        const float16 slope = kind == 3 ? vload16(0, slopes) : 0;
+#pragma unroll 1
+        for (int p = 0; p < count; p++) {
+            const float16 operand = kind == 8 ? FLOAT16(LOAD16(other + p * 16)) : 0;
+            const float16 v = FLOAT16(vload16(p, results));
+            vstore16(REAL16(stepped(v, kind, epilogue.a[n], epilogue.b[n], operand, slope)), p, results);
+        }
+    }
+#pragma unroll 1
+    for (int p = 0; p < count; p++)
+        STORE16(vload16(p, results), y + p * 16);
+}
+
+// Two numbers into one, by the numbers that wcodec/infer/forms/elements.py gives the ways to.
+//
+//   POWER         powers are among them
+inline float16 combined(float16 a, float16 b, int kind) {
+    switch (kind) {
+    case 0: return a + b;
+    case 1: return a - b;
+    case 2: return a * b;
+    case 3: return a / b;
+    case 4: return select(a, b, (b > a) | (b != b));
+    case 5: return select(a, b, (b < a) | (b != b));
+#ifdef POWER
+    case 6: return pow(a, b);
+#endif
+    default: return a;
+    }
+}
+
+// The first `valid` of 16 numbers in C order, where there may be no more.
+inline float16 some16(global const Stored *from, int valid) {
+    if (valid == 16)
+        return FLOAT16(LOAD16(from));
+    float numbers[16] = {0};
+    for (int n = 0; n < valid; n++)
+        numbers[n] = LOAD(from + n);
+    return vload16(0, numbers);
+}
+
+inline void put16(float16 v, global Stored *to, int valid) {
+    if (valid == 16) {
+        STORE16(REAL16(v), to);
+        return;
+    }
+    float numbers[16];
+    vstore16(v, 0, numbers);
+    for (int n = 0; n < valid; n++)
+        STORE(numbers[n], to + n);
+}
+
+// What up to 16 numbers of a result in C order become.
+inline float16 finished_some(float16 v, Epilogue epilogue, global const Stored *other, global const float *slopes,
+                             int valid) {
+    v = bounded(v, epilogue.low, epilogue.high);
+    for (int n = 0; n < epilogue.count; n++) {
+        const int kind = epilogue.kind[n];
+        const float16 operand = kind == 7 || kind == 8 ? some16(other, valid) : 0;
+        const float16 slope = kind == 3 ? vload16(0, slopes) : 0;
+        v = stepped(v, kind, epilogue.a[n], epilogue.b[n], operand, slope);
+    }
+    return v;
+}
