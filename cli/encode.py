@@ -19,6 +19,7 @@ from wcodec.cli.options import (
     written_path,
 )
 from wcodec.cli.output import human_bytes, print_json, progress_bar
+from wcodec.cli.preprocessing import preprocessing_options, take_metadata
 from wcodec.cli.tables import print_archive
 from wcodec.policy import Granularity
 from wcodec.report import describe
@@ -76,6 +77,8 @@ _ONLY_WITH: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
 @click.option("--keep", multiple=True, metavar="GLOB", help="Keep tensors of such names as they are. Repeatable.")
 @click.option("--quantize", multiple=True, metavar="GLOB", help="Quantize float tensors of such names. Repeatable.")
 @click.option("--lossless-nonfinite", is_flag=True, help="Keep tensors that hold NaN or infinity, instead of failing.")
+@preprocessing_options
+@click.option("--detector", metavar="FILE.json|KIND", help="What the outputs of a detector mean, such as yolov8.")
 @level_option
 @shard_size_option
 @workers_option
@@ -96,13 +99,22 @@ def command(
     Float tensors of two or more axes and at least --min-size elements are quantized; the rest, such as biases and
     norms, and every integer tensor, comes back bit for bit. SRC may be the .safetensors.index.json of shards, DST -
     for stdout.
+
+    Options from --mean to --detector are stored beside the weights for `wcodec run`.
     """
     _refuse_pointless(context, {**chosen, "target": target})
+    metadata = take_metadata(chosen)
     policy = wcodec.Policy(symmetric=not chosen.pop("asymmetric"), **chosen)
     try:
         with progress_bar("encoding") as progress:
             wcodec.encode(
-                source, archive_target(target), policy, shard_size=shard_size, workers=workers, progress=progress
+                source,
+                archive_target(target),
+                policy,
+                metadata=metadata,
+                shard_size=shard_size,
+                workers=workers,
+                progress=progress,
             )
     except wcodec.NonFiniteError as error:
         raise wcodec.NonFiniteError(f"{error} (--lossless-nonfinite)") from error

@@ -10,6 +10,9 @@ from wcodec.cli.output import print_json, printable
 from wcodec.cli.tables import print_archive
 from wcodec.report import describe
 
+_MAX_SHOWN = 200
+"""Characters of a value of the metadata that are shown at most: labels go on for pages."""
+
 
 @click.command(short_help="show what an archive holds")
 @click.argument("source", metavar="SRC", type=click.Path())
@@ -28,4 +31,10 @@ def command(source: str, as_json: bool) -> None:
     graph = "with its graph" if report.graph else "weights only"
     click.echo(f"format version {report.version}, {graph}, digest {' '.join(report.digests)}")
     for key, value in report.metadata.items():
-        click.echo(f"{printable(key)}: {printable(value)}")
+        click.echo(f"{_shown(key)}: {_shown(value)}")
+
+
+def _shown(text: str) -> str:
+    if len(text) <= _MAX_SHOWN:
+        return printable(text)
+    return f"{printable(text[:_MAX_SHOWN])}... ({len(text):,} characters; --json shows all)"
