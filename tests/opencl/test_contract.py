@@ -31,7 +31,7 @@ def test_a_device_keeps_the_contract_as_if_its_memory_was_another(device: Device
 
 def test_the_contract_finds_numbers_that_are_wrong(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scales taken for zero points."""
-    monkeypatch.setattr(filler, "make_factors", lambda *given: replace(make_factors(*given), zeros_at=0))
+    monkeypatch.setattr(filler, "make_factors", lambda *given, **how: replace(make_factors(*given, **how), zeros_at=0))
     with pytest.raises(AssertionError, match="differs"):
         check_device(device)
 

@@ -19,6 +19,7 @@ from wcodec.infer.lowering.source import OnnxSource
 from wcodec.infer.lowering.walk import OPERATORS, lower
 from wcodec.infer.places import Storage
 from wcodec.infer.plan import Plan
+from wcodec.infer.precision import wide_values
 from wcodec.infer.schedule import Schedule, scheduled
 from wcodec.infer.weights import Weights
 from wcodec.model import Array
@@ -179,7 +180,8 @@ class Engine:
         if found is None:
             names = (port.name for port in self.inputs)
             graph = lower(self._source, dict(zip(names, shapes, strict=True)))
-            schedule = scheduled(graph, self._storage)
+            wide = wide_values(graph) if self.precision == "storage" else ()
+            schedule = scheduled(graph, self._storage, wide)
             targets = _targets(schedule, self._target)
             while len(self._plans) >= _PLANS:
                 del self._plans[next(iter(self._plans))]

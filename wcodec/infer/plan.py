@@ -20,7 +20,7 @@ from wcodec.infer.weights import Weights
 from wcodec.model import Array
 from wcodec.opencl.device import Device, translating
 
-_WORTH_TRYING = 20_000_000
+_WORTH_TRYING = 2_000_000
 """Operations of a task below which building kernels to choose from costs more than the best of them saves."""
 
 
@@ -55,14 +55,14 @@ class Plan:
             weights.add_value(place, constants[schedule.names[memory]])
         offered = [forms_of(task, target) for task, target in zip(schedule.tasks, targets, strict=True)]
         wanted = [
-            (argument, task.x.storage)
+            argument
             for task, forms in zip(schedule.tasks, offered, strict=True)
             for form in forms
             for launch in form.launches
             for argument in launch.arguments
             if isinstance(argument, Weight)
         ]
-        weights.add(wanted, constants)
+        weights.add(wanted, constants, "f32" if targets and targets[0].precision == "float" else "f16")
         forms = [
             self._chosen(task, offers, target)
             for task, offers, target in zip(schedule.tasks, offered, targets, strict=True)
@@ -133,30 +133,40 @@ class Plan:
         return buffer
 
     def _bound(self, task: Task, form: Form, launch: Launch, target: Target, memory: Any) -> Step:
-        defines = (*_precision(task, target), *launch.defines)
+        defines = (*self._storages(task, launch), *_arithmetic(task, target), *launch.defines)
         kernel = self._device.kernel(launch.kernel, ("infer.cl", launch.source), defines)
         arguments = [self._argument(argument, task, target, memory) for argument in launch.arguments]
         with translating(f"kernel {launch.kernel} of {task.name!r}"):
             kernel.set_args(*arguments)
         self._given.append(arguments)
-        return Step(task, form, kernel, launch.size, launch.group)
+        # left to themselves, runtimes of CPUs make groups so large that some cores get none
+        group = launch.group or ((1,) * len(launch.size) if target.is_cpu else None)
+        return Step(task, form, kernel, launch.size, group)
+
+    def _storages(self, task: Task, launch: Launch) -> tuple[str, ...]:
+        """Which of a kernel's numbers are floats."""
+        weights = [argument for argument in launch.arguments if isinstance(argument, Weight)]
+        wide = {
+            "X_WIDE": task.x.storage == "f32",
+            "W_WIDE": any(self._weights.is_wide(weight) for weight in weights),
+            "Y_WIDE": task.output.storage == "f32",
+        }
+        return tuple(define for define, holds in wide.items() if holds)
 
     def _argument(self, argument: Argument, task: Task, target: Target, memory: Any) -> Any:
         if isinstance(argument, Place):
             return memory(argument)
         if isinstance(argument, Weight):
-            return self._weights.buffer(argument, task.x.storage)
+            return self._weights.buffer(argument)
         if isinstance(argument, Local):
             return self._device.cl.LocalMemory(argument.numbers * target.real_bytes)
         return argument
 
 
-def _precision(task: Task, target: Target) -> tuple[str, ...]:
-    """How a task's kernels store numbers and compute with them."""
-    smooth = ("SMOOTH",) * any(step.kind in SMOOTH for step in task.epilogue)
-    if "f16" not in {place.storage for place in (*task.reads(), task.output)}:
-        return ("WIDE", *smooth)
-    return ("HALVES" if target.precision == "half" else "NATIVE_HALF",) * target.native_half + smooth
+def _arithmetic(task: Task, target: Target) -> tuple[str, ...]:
+    """What a task's kernels compute with."""
+    half = ("HALVES" if target.precision == "half" else "NATIVE_HALF",) * target.native_half
+    return half + ("SMOOTH",) * any(step.kind in SMOOTH for step in task.epilogue)
 
 
 def _lives(schedule: Schedule, forms: Sequence[Form]) -> list[Life]:

@@ -27,6 +27,9 @@ from wcodec.infer.graph import (
 )
 from wcodec.infer.places import BLOCK, Beyond, Move, Place, Storage, Task
 
+_PLANES = 4
+"""Channels up to which a convolution reads an image in C order."""
+
 _IN_BLOCKS = (Convolution, Pool, Resize, LocalNorm)
 """Operations that only know images in blocks."""
 
@@ -44,9 +47,9 @@ class Schedule:
     """The constant of each such memory."""
 
 
-def scheduled(graph: Graph, storage: Storage, widened: Collection[str] = ()) -> Schedule:
-    """The tasks that a graph takes, values stored so; those of nodes whose names are in `widened`, as f32."""
-    work = _Scheduler(graph, storage, frozenset(widened))
+def scheduled(graph: Graph, storage: Storage, wide: Collection[str] = ()) -> Schedule:
+    """The tasks that a graph takes, values stored so; those whose names are in `wide`, as f32."""
+    work = _Scheduler(graph, storage, frozenset(wide))
     inputs = tuple(work.start(name) for name in graph.inputs)
     for node in graph.nodes:
         work.add(node)
@@ -55,12 +58,12 @@ def scheduled(graph: Graph, storage: Storage, widened: Collection[str] = ()) -> 
 
 
 class _Scheduler:
-    def __init__(self, graph: Graph, storage: Storage, widened: frozenset[str]) -> None:
+    def __init__(self, graph: Graph, storage: Storage, wide: frozenset[str]) -> None:
         self.graph = graph
         self.tasks: list[Task] = []
         self.constants: dict[str, Place] = {}
         self.names: dict[str, str] = {}
-        self._storage, self._widened = storage, widened
+        self._storage, self._wide = storage, wide
         self._places: dict[str, list[Place]] = {}
 
     def start(self, name: str) -> Place:
@@ -69,31 +72,33 @@ class _Scheduler:
         return place
 
     def end(self, name: str) -> Place:
-        shape = self.graph.shape(name)
+        """An output in C order, of f32 or i32."""
         if self.graph.values[name].dtype == "i64":
             return self._places[name][0]
-        wanted = Place(f"{name}/result", shape, "f32")
-        self._move(name, self._places[name][0], wanted)
-        return wanted
+        return self.place(name, blocks=False, storage="f32")
 
-    def _storage_of(self, node: Node) -> Storage:
-        return "f32" if node.name in self._widened else self._storage
-
-    def place(self, name: str, storage: Storage, *, blocks: bool) -> Place:
-        """Where a value lies in blocks or in C order, brought there if it does not yet."""
+    def place(self, name: str, *, blocks: bool, storage: Storage | None = None) -> Place:
+        """Where a value lies in blocks or in C order, brought there if it does not yet. Any storage does for None."""
         shape = self.graph.shape(name)
         if name in self.graph.constants:
-            return self._constant(name, Place(f"{name}/{storage}", shape, storage))
-        for known in self._places[name]:
-            if known.storage == storage and known.blocks == blocks:
+            stored = storage or self._storage
+            return self._constant(name, Place(f"{name}/{stored}", shape, stored))
+        fitting = [known for known in self._places[name] if storage in (None, known.storage)]
+        for known in fitting:
+            if known.blocks == blocks:
                 return known
-        for known in self._places[name]:
-            if known.storage == storage and _is_one_vector(known):
+        for known in fitting:
+            if _is_one_vector(known):
                 return replace(known, blocks=blocks)
-        wanted = Place(f"{name}/{storage}{' in blocks' if blocks else ''}", shape, storage, blocks)
+        stored = storage or self._stored(name)
+        wanted = Place(f"{name}/{stored}{' in blocks' if blocks else ''}", shape, stored, blocks)
         self._move(name, self._places[name][0], wanted)
         self._places[name].append(wanted)
         return wanted
+
+    def _stored(self, name: str) -> Storage:
+        """What a value is stored as that a node computes."""
+        return "f32" if name in self._wide else self._storage
 
     def _constant(self, name: str, place: Place) -> Place:
         self.names[place.memory] = name
@@ -108,7 +113,7 @@ class _Scheduler:
 
     def add(self, node: Node) -> None:
         """Add what a node takes."""
-        op, storage = node.op, self._storage_of(node)
+        op = node.op
         if isinstance(op, Reshape):
             self._reshape(node)
         elif isinstance(op, Transpose | Slice | Pad | Expand):
@@ -118,37 +123,55 @@ class _Scheduler:
         elif isinstance(op, Reduce):
             self._reduce(node)
         elif isinstance(op, _IN_BLOCKS):
-            first = self.place(node.inputs[0], storage, blocks=True)
+            first = self.place(node.inputs[0], blocks=not self._takes_planes(node))
             self._compute(node, (first, *node.inputs[1:]), blocks=True)
         elif isinstance(op, Binary | Map):
             self._pointwise(node)
         elif isinstance(op, Dense):
-            first = self.place(node.inputs[0], storage, blocks=False)
-            self._compute(node, (first, *node.inputs[1:]), blocks=False)
+            self._compute(node, (self.place(node.inputs[0], blocks=False), *node.inputs[1:]), blocks=False)
         else:
-            inputs = tuple(self.place(name, storage, blocks=False) for name in node.inputs)
-            self._compute(node, inputs, blocks=False)
+            self._compute(node, self._alike(node.inputs, blocks=False), blocks=False)
+
+    def _takes_planes(self, node: Node) -> bool:
+        """Whether a convolution reads pictures as they are given: blocks of few channels would be mostly empty."""
+        op, given = node.op, self._places.get(node.inputs[0], [])
+        if not isinstance(op, Convolution) or op.transposed or op.groups > 1:
+            return False
+        return len(given) == 1 and not given[0].blocks and given[0].shape[1] <= _PLANES
+
+    def _alike(self, names: tuple[str, ...], *, blocks: bool) -> tuple[Place, ...]:
+        """Places of values that are stored alike: kernels read all their inputs in one way."""
+        storages = [self._given(name).storage for name in names if name not in self.graph.constants]
+        storage = storages[0] if len(set(storages)) == 1 else self._storage
+        return tuple(self._among(name, storage, blocks=blocks) for name in names)
+
+    def _among(self, name: str, storage: Storage, *, blocks: bool) -> Place:
+        """A value for a result in blocks or not: in blocks too, unless it is a single number."""
+        shape = self.graph.shape(name)
+        if not blocks or math.prod(shape) == 1:
+            return self.place(name, blocks=False, storage=storage)
+        if name not in self.graph.constants:
+            return self.place(name, blocks=True, storage=storage)
+        aligned = (1,) * (4 - len(shape)) + shape
+        return self._constant(name, Place(f"{name}/{storage} in blocks", aligned, storage, blocks=True))
 
     def _compute(self, node: Node, inputs: tuple[Place | str, ...], *, blocks: bool) -> None:
-        storage = self._storage_of(node)
-        stored: Storage = "i32" if isinstance(node.op, ArgMax) else storage
+        stored: Storage = "i32" if isinstance(node.op, ArgMax) else self._stored(node.output)
         output = Place(node.output, self.graph.shape(node.output), stored, blocks)
         operands = [step.operand for step in node.epilogue if step.kind in ("add", "mul")]
-        operand = self.place(operands[0], storage, blocks=blocks) if operands else None
+        operand = self.place(operands[0], blocks=blocks, storage=stored) if operands else None
         slopes = next((step.operand for step in node.epilogue if step.kind == "prelu"), "")
         self.tasks.append(Task(node.name, node.op, inputs, output, node.epilogue, operand, slopes))
         self._places[node.output] = [output]
 
     def _reshape(self, node: Node) -> None:
-        [name] = node.inputs
-        storage = self._given(name, self._storage).storage
-        plain = self.place(name, storage, blocks=False)
+        plain = self.place(node.inputs[0], blocks=False)
         self._places[node.output] = [replace(plain, shape=self.graph.shape(node.output))]
 
     def _rearrange(self, node: Node) -> None:
         """Transpose, Slice, Pad and Expand; images stay in blocks where their axes stay, and get there if they move."""
-        op, shape, storage = node.op, self.graph.shape(node.output), self._storage_of(node)
-        source = self._given(node.inputs[0], storage)
+        op, shape = node.op, self.graph.shape(node.output)
+        source = self._given(node.inputs[0])
         rank = len(source.shape)
         along, starts, steps = tuple(range(rank)), (0,) * rank, (1,) * rank
         beyond: Beyond = "nothing"
@@ -164,20 +187,21 @@ class _Scheduler:
             along = tuple(-1 if length == 1 else axis + ahead for axis, length in enumerate(source.shape))
         # a model that takes (N, H, W, C) wants its convolutions' order next
         blocks = len(shape) == 4 and (source.blocks or (isinstance(op, Transpose) and op.order == (0, 3, 1, 2)))
-        output = Place(node.output, shape, storage, blocks and not (isinstance(op, Transpose) and source.blocks))
+        blocks = blocks and not (isinstance(op, Transpose) and source.blocks)
+        output = Place(node.output, shape, self._stored(node.output), blocks)
         self._add_move(node.name, source, output, Move(along, starts, steps, (0,) * len(shape), shape, beyond, value))
         self._places[node.output] = [output]
 
-    def _given(self, name: str, storage: Storage) -> Place:
+    def _given(self, name: str) -> Place:
         """A value wherever it lies."""
-        return self.place(name, storage, blocks=False) if name in self.graph.constants else self._places[name][0]
+        return self.place(name, blocks=False) if name in self.graph.constants else self._places[name][0]
 
     def _concat(self, node: Node) -> None:
         assert isinstance(node.op, Concat)
-        shape, storage, axis = self.graph.shape(node.output), self._storage_of(node), node.op.axis
-        sources = [self._given(name, storage) for name in node.inputs]
+        shape, axis = self.graph.shape(node.output), node.op.axis
+        sources = [self._given(name) for name in node.inputs]
         blocks = len(shape) == 4 and any(source.blocks for source in sources)
-        output = Place(node.output, shape, storage, blocks)
+        output = Place(node.output, shape, self._stored(node.output), blocks)
         at, every = 0, tuple(range(len(shape)))
         for source in sources:
             to = tuple(at if place == axis else 0 for place in every)
@@ -188,42 +212,28 @@ class _Scheduler:
 
     def _reduce(self, node: Node) -> None:
         """Over both axes of images at once; otherwise over one axis after the other."""
-        op, shape, storage = node.op, self.graph.shape(node.inputs[0]), self._storage_of(node)
+        op, shape = node.op, self.graph.shape(node.inputs[0])
         assert isinstance(op, Reduce)
         if len(shape) == 4 and op.axes == (2, 3):
-            self._compute(node, (self.place(node.inputs[0], storage, blocks=True),), blocks=True)
+            self._compute(node, (self.place(node.inputs[0], blocks=True),), blocks=True)
             return
-        source = self.place(node.inputs[0], storage, blocks=False)
+        source = self.place(node.inputs[0], blocks=False)
         for axis in op.axes:
             kept = tuple(1 if place == axis else length for place, length in enumerate(source.shape))
             name = node.output if axis == op.axes[-1] else f"{node.output}/{axis}"
-            output = Place(name, kept, storage)
+            output = Place(name, kept, self._stored(node.output))
             self.tasks.append(Task(node.name, Reduce(op.kind, (axis,)), (source,), output))
             source = output
         self._places[node.output] = [source]
 
     def _pointwise(self, node: Node) -> None:
         """In blocks where an input is, and the others fit there."""
-        shape, storage = self.graph.shape(node.output), self._storage_of(node)
-        nearest = [self._given(name, storage) for name in node.inputs]
+        shape = self.graph.shape(node.output)
+        nearest = [self._given(name) for name in node.inputs]
         wanted = any(place.blocks and place.shape == shape for place in nearest)
         wanted = wanted or any(step.kind == "prelu" for step in node.epilogue)
         blocks = wanted and all(_fits_blocks(place.shape, shape) for place in nearest)
-        inputs = tuple(
-            self._among_blocks(name, storage) if blocks else self.place(name, storage, blocks=False)
-            for name in node.inputs
-        )
-        self._compute(node, inputs, blocks=blocks)
-
-    def _among_blocks(self, name: str, storage: Storage) -> Place:
-        """A value for a result in blocks: in blocks too, but single numbers."""
-        shape = self.graph.shape(name)
-        if math.prod(shape) == 1:
-            return self.place(name, storage, blocks=False)
-        if name not in self.graph.constants:
-            return self.place(name, storage, blocks=True)
-        aligned = (1,) * (4 - len(shape)) + shape
-        return self._constant(name, Place(f"{name}/{storage} in blocks", aligned, storage, blocks=True))
+        self._compute(node, self._alike(node.inputs, blocks=blocks), blocks=blocks)
 
 
 def _is_one_vector(place: Place) -> bool:

@@ -23,7 +23,7 @@ class Filler:
     """Fills a target from the chunks of an archive's tensor."""
 
     def __init__(self, tensor: ArchivedTensor, target: DeviceTensor, launcher: Launcher) -> None:
-        self._tensor, self._launcher = tensor, launcher
+        self._tensor, self._launcher, self._rounds = tensor, launcher, target.rounds
         coder, rows = tensor.recipe.coder, tensor.rows
         if isinstance(coder, Rans) and (isinstance(tensor.recipe.tiling, Grid) or rows.size % coder.period):
             where = tensor.container.place(f"tensor {tensor.entry.name!r}")
@@ -99,4 +99,4 @@ class Filler:
 
     @cached_property
     def _factors(self) -> Factors:
-        return make_factors(self._tensor, self._launcher.device)
+        return make_factors(self._tensor, self._launcher.device, rounds=self._rounds)

@@ -61,15 +61,22 @@ def load_onto(
     wanted: list[ArchivedTensor],
     out: Mapping[str, Any] | None,
     progress: ProgressCallback | None,
+    *,
+    rounds: bool = True,
 ) -> dict[str, DeviceTensor]:
-    """Decode tensors onto a device, as `wcodec.load` says; tied ones share a buffer, or have each its own of `out`."""
+    """Decode tensors onto a device, as `wcodec.load` says; tied ones share a buffer, or have each its own of `out`.
+
+    Without `rounds`, new tensors are as `DeviceTensor` says of those.
+    """
     if dtype not in ("f16", "f32"):
         raise UsageError(f"dtype {dtype!r}: floats on a device are f16 or f32")
     opened = device if isinstance(device, Device) else Device.open(device)
     for _ in archive.run(lambda tensor: tensor.codec, wanted):
         pass
     if out is None:
-        targets: dict[str, DeviceTensor] = shared(wanted, lambda tensor: make_tensor(tensor, opened, dtype, layout))
+        targets: dict[str, DeviceTensor] = shared(
+            wanted, lambda tensor: make_tensor(tensor, opened, dtype, layout, rounds=rounds)
+        )
     else:
         check_all(wanted, lambda tensor: check_target(tensor, out[tensor.name], opened))
         targets = dict(out)

@@ -21,7 +21,8 @@ from wcodec.scales import block_grid, lead_index, lead_view
 class DeviceTensor:
     """A tensor in a buffer of pyopencl's, `buffer`, which `device.context` owns.
 
-    The buffer holds elements of `dtype`, wcodec's name of one, in C order of `shape`, or as `layout` says.
+    The buffer holds elements of `dtype`, wcodec's name of one, in C order of `shape`, or as `layout` says. Where
+    `rounds` is false, what is quantized is short of the factors that `split_scales` leaves.
     """
 
     name: str
@@ -30,6 +31,7 @@ class DeviceTensor:
     layout: PackedLayout | None
     buffer: Any
     device: Device
+    rounds: bool = True
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -49,7 +51,9 @@ class DeviceTensor:
         return stored if self.layout is None else self.layout.unpack(stored, self.shape)
 
 
-def make_tensor(like: ArchivedTensor, device: Device, dtype: str, layout: PackedLayout | None) -> DeviceTensor:
+def make_tensor(
+    like: ArchivedTensor, device: Device, dtype: str, layout: PackedLayout | None, *, rounds: bool = True
+) -> DeviceTensor:
     """An unfilled tensor for an archive's: floats as `dtype`, of two or more axes in `layout`; others as they are."""
     own = like.dtype in FLOATS
     packed = layout if own and len(like.shape) > 1 else None
@@ -58,7 +62,7 @@ def make_tensor(like: ArchivedTensor, device: Device, dtype: str, layout: Packed
     if packed is not None and math.prod(made.stored_shape) > like.size:
         with translating(f"clearing {like.name!r}"):
             device.cl.enqueue_fill_buffer(device.queue, buffer, np.uint8(0), 0, made.nbytes).wait()
-    return DeviceTensor(like.name, made.dtype, like.shape, packed, buffer, device)
+    return DeviceTensor(like.name, made.dtype, like.shape, packed, buffer, device, rounds)
 
 
 def check_target(like: ArchivedTensor, given: object, device: Device) -> DeviceTensor:
@@ -78,14 +82,27 @@ def check_target(like: ArchivedTensor, given: object, device: Device) -> DeviceT
     return given
 
 
-def make_factors(tensor: ArchivedTensor, device: Device) -> Factors:
-    """The factors of a tensor, of which one that is not quantized has none."""
+def split_scales(scales: Array) -> tuple[Array, Array]:
+    """Scales, f32, as powers of two and what is left, nearly always from 1 to 2.
+
+    Symbols of up to 11 bits times a power of two are halves without rounding: from 2**-24 on, as subnormals have it,
+    to what the largest symbol still has room for.
+    """
+    _, exponents = np.frexp(scales)
+    powers = np.ldexp(np.float32(1), np.clip(exponents - 1, -24, 4))
+    return powers, scales / powers
+
+
+def make_factors(tensor: ArchivedTensor, device: Device, *, rounds: bool = True) -> Factors:
+    """The factors of a tensor, of which one that is not quantized has none; only powers of two without `rounds`."""
     scales, rows = tensor.codec.scales, tensor.rows
     zeros, lead, trail, trails = None, np.zeros(1, np.int32), np.zeros(1, np.int32), 1
     if scales is None:
         numbers = np.ones(1, np.float32)
     else:
-        numbers = _finite(lead_view(scales.scale, rows).reshape(-1))
+        numbers = finite_scales(lead_view(scales.scale, rows).reshape(-1))
+        if not rounds:
+            numbers, _ = split_scales(numbers)
         if scales.zero_point is not None:
             zeros = scales.zero_point.astype(np.float32, copy=False).reshape(-1)
         lead = lead_index(rows, scales.block, 0, rows.count).astype(np.int32)
@@ -109,7 +126,7 @@ def make_factors(tensor: ArchivedTensor, device: Device) -> Factors:
     return Factors(buffer, starts[1], starts[2], starts[3], trails)
 
 
-def _finite(scales: Array) -> Array:
+def finite_scales(scales: Array) -> Array:
     """Scales as f32, those beyond its range as its ends: a zero times infinity would be no number."""
     if scales.dtype.itemsize <= 4:
         return scales.astype(np.float32, copy=False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from wcodec.infer.forms.launch import Form, Launch, Local, Target, Weight, affine_arguments, epilogue_arguments, ints
+from wcodec.infer.forms.launch import Form, Launch, Local, Target, epilogue_arguments, ints, layer_arguments
+from wcodec.infer.forms.winograd import winograd_forms
 from wcodec.infer.graph import Convolution
 from wcodec.infer.places import BLOCK, Task, blocks_of
 
@@ -32,7 +34,7 @@ def conv_forms(task: Task, target: Target) -> list[Form]:
     if not op.transposed and whole:
         direct = [*_direct_forms(task, op, target)]
         if direct:
-            return direct
+            return [*direct, *(winograd_forms(task, op, target) if task.x.blocks else ())]
     return [_any(task, op)]
 
 
@@ -62,18 +64,20 @@ def _direct_forms(task: Task, op: Convolution, target: Target) -> Iterator[Form]
         for rows in (1, 2, 4):
             if rows > 1 and (out_height < 2 * rows or (columns, at_once) != best[0]):
                 break
-            tile = _tile_numbers(op, task.x.shape[1] // op.groups, rows, columns)
-            if tile * target.real_bytes <= min(target.local, _TILE):
+            tile = _tile_size(op, rows, columns)
+            numbers = blocks_of(task.x.shape[1] // op.groups) * BLOCK * math.prod(tile)
+            if numbers * target.real_bytes <= min(target.local, _TILE):
                 sizes = (height, width, out_height, out_width)
-                yield _direct(task, op, target, sizes, (rows, columns, at_once), tile)
+                yield _direct(task, op, target, sizes, (rows, columns, at_once), numbers)
 
 
-def _tile_numbers(op: Convolution, channels: int, rows: int, columns: int) -> int:
-    sides = [
+def _tile_size(op: Convolution, rows: int, columns: int) -> tuple[int, int]:
+    """Places of the input, down and across, that so many of the result need."""
+    down, across = (
         (places - 1) * stride + (kernel - 1) * dilation + 1
         for places, stride, kernel, dilation in zip((rows, columns), op.strides, op.kernel, op.dilations, strict=True)
-    ]
-    return blocks_of(channels) * BLOCK * sides[0] * sides[1]
+    )
+    return down, across
 
 
 def _direct(
@@ -93,13 +97,14 @@ def _direct(
     share = -(-group_blocks // shares // at_once) * at_once
     top, left, _, _ = op.pads
     blocks = (blocks_of(channels), group_blocks, blocks_of(outputs))
-    shape = ints(*sizes, channels // op.groups, *blocks, top, left, share)
+    tile_h, _ = _tile_size(op, rows, columns)
+    shape = ints(*sizes, channels // op.groups, *blocks, top, left, share, rows, tile_h)
     launch = Launch(
         "conv.cl",
         "conv",
-        (*geometry_defines(op), f"ROWS={rows}", f"COLUMNS={columns}", f"AT_ONCE={at_once}"),
+        (*geometry_defines(op), f"COLUMNS={columns}", f"AT_ONCE={at_once}", *("PLANES",) * (not task.x.blocks)),
         (
-            *(task.x, _weight(task), *affine_arguments(task, outputs), task.output, shape),
+            *(task.x, *layer_arguments(task, outputs, "rows"), task.output, shape),
             *(*epilogue_arguments(task, outputs), Local(tile), Local(columns * BLOCK)),
         ),
         (places, op.groups * -(-group_blocks // share), n),
@@ -108,26 +113,20 @@ def _direct(
     return Form(f"direct {rows}x{columns}x{BLOCK * at_once}", (launch,))
 
 
-def _weight(task: Task) -> Weight:
-    assert isinstance(task.inputs[1], str)
-    return Weight(task.inputs[1], "rows")
-
-
 def _depthwise(task: Task, op: Convolution, target: Target, rows: int) -> Form:
     n, channels, height, width = task.x.shape
     out_height, out_width = task.output.shape[2:]
     columns = next(size for size in (7, 8, 4, 2, 1) if size <= out_width)
     strips = -(-out_width // columns)
-    tile_w = (strips * columns - 1) * op.strides[1] + (op.kernel[1] - 1) * op.dilations[1] + 1
-    tile_h = (rows - 1) * op.strides[0] + (op.kernel[0] - 1) * op.dilations[0] + 1
+    tile_h, tile_w = _tile_size(op, rows, strips * columns)
     blocks = blocks_of(channels)
-    shape = ints(height, width, out_height, out_width, blocks, *op.pads[:2])
+    shape = ints(height, width, out_height, out_width, blocks, *op.pads[:2], rows, tile_h)
     launch = Launch(
         "depthwise.cl",
         "depthwise",
-        (*geometry_defines(op), f"ROWS={rows}", f"COLUMNS={columns}"),
+        (*geometry_defines(op), f"COLUMNS={columns}"),
         (
-            *(task.x, _weight(task), *affine_arguments(task, channels), task.output, shape),
+            *(task.x, *layer_arguments(task, channels, "rows"), task.output, shape),
             *(*epilogue_arguments(task, channels), Local(tile_h * tile_w * BLOCK), Local(columns * BLOCK)),
         ),
         (-(-out_height // rows), blocks, n),
@@ -139,8 +138,7 @@ def _depthwise(task: Task, op: Convolution, target: Target, rows: int) -> Form:
 def _any(task: Task, op: Convolution) -> Form:
     n, channels, height, width = task.x.shape
     outputs, out_height, out_width = task.output.shape[1:]
-    assert isinstance(task.inputs[1], str)
-    weight = Weight(task.inputs[1], "swapped" if op.transposed else "rows", op.groups if op.transposed else 0)
+    layer = layer_arguments(task, outputs, *(("swapped", op.groups) if op.transposed else ("rows",)))
     sizes = (height, width, out_height, out_width, channels, channels // op.groups, outputs // op.groups)
     around = (*op.kernel, *op.strides, *op.dilations, *op.pads[:2])
     shape = ints(*sizes, blocks_of(channels), blocks_of(outputs), *around)
@@ -149,7 +147,7 @@ def _any(task: Task, op: Convolution) -> Form:
         "conv_any",
         ("TRANSPOSED",) if op.transposed else (),
         (
-            *(task.x, weight, *affine_arguments(task, outputs), task.output, shape),
+            *(task.x, *layer, task.output, shape),
             *epilogue_arguments(task, outputs),
         ),
         (out_height * out_width, blocks_of(outputs), n),

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from wcodec.errors import UnsupportedError
-from wcodec.infer.forms.launch import Form, Launch, Local, Target, Weight, affine_arguments, epilogue_arguments, ints
+from wcodec.infer.forms.launch import Form, Launch, Local, Target, epilogue_arguments, ints, layer_arguments
 from wcodec.infer.graph import Dense, MatMul
 from wcodec.infer.places import BLOCK, Place, Task, blocks_of
 
@@ -19,17 +19,16 @@ def dense_forms(task: Task, target: Target) -> list[Form]:
     """The ways to multiply by a constant matrix."""
     op = task.op
     assert isinstance(op, Dense)
-    assert isinstance(task.inputs[1], str)
     depth, columns = task.x.shape[-1], task.output.shape[-1]
     rows = math.prod(task.x.shape[:-1])
-    weight = Weight(task.inputs[1], "rows" if op.rows_first else "swapped")
+    layer = layer_arguments(task, columns, "rows" if op.rows_first else "swapped")
     together, unroll = (1, 8) if rows == 1 else (4, 4) if rows < 8 else (8, 2)
     launch = Launch(
         "dense.cl",
         "dense",
         (f"ROWS={together}", f"UNROLL={unroll}"),
         (
-            *(task.x, weight, *affine_arguments(task, columns), task.output, ints(rows, columns, depth)),
+            *(task.x, *layer, task.output, ints(rows, columns, depth)),
             *(*epilogue_arguments(task, columns), Local(together * _CHUNK)),
         ),
         (blocks_of(columns), -(-rows // together)),

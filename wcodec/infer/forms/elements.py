@@ -133,8 +133,7 @@ def move_forms(task: Task, target: Target) -> list[Form]:
         _BEYOND.index(move.beyond),
     ]
     fields["value"] = move.value
-    defines = ("FROM_WIDE",) * (source.storage == "f32") + ("TO_WIDE",) * (to.storage == "f32")
-    defines += ("FROM_BLOCKS",) * source.blocks + ("TO_BLOCKS",) * to.blocks
+    defines = ("FROM_BLOCKS",) * source.blocks + ("TO_BLOCKS",) * to.blocks
     arguments: tuple[Argument, ...] = (source, to, fields, np.int32(_is_aligned(move, source, to)))
     if to.blocks:
         runs = -(-move.extent[3] // _RUN)

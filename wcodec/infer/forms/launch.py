@@ -18,12 +18,14 @@ class Weight:
     """A constant as kernels want it.
 
     rows, swapped: packed in blocks of 16 of its first, or its second axis, as the precision stores numbers. scale,
-    bias, slopes: `length` numbers, f32, filled up to whole blocks; where the constant is "", ones or zeros.
+    bias, slopes: `length` numbers, f32, filled up to whole blocks; where the constant is "", ones or zeros. A scale
+    takes in what the layer's own weight, `matrix`, is short of.
     """
 
     constant: str
     packing: Packing
     length: int = 0
+    matrix: Weight | None = None
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,11 @@ def epilogue_arguments(task: Task, channels: int) -> tuple[Argument, ...]:
     return epilogue_of(task.epilogue), task.operand, slopes
 
 
-def affine_arguments(task: Task, channels: int) -> tuple[Argument, Argument]:
-    """The scale and the bias of a layer."""
-    _, _, scale, bias = task.inputs
+def layer_arguments(task: Task, channels: int, packing: Packing, groups: int = 1) -> tuple[Argument, ...]:
+    """The weight, the scale and the bias of a layer; `groups` of a swapped weight that is in groups."""
+    _, weight, scale, bias = task.inputs
+    assert isinstance(weight, str)
     assert isinstance(scale, str)
     assert isinstance(bias, str)
-    return Weight(scale, "scale", channels), Weight(bias, "bias", channels)
+    matrix = Weight(weight, packing, groups if groups > 1 else 0)
+    return matrix, Weight(scale, "scale", channels, matrix), Weight(bias, "bias", channels)

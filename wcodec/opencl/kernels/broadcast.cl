@@ -6,8 +6,8 @@ typedef struct {
     int axes, length[AXES], a[AXES], b[AXES];
 } Strides;
 
-kernel void broadcast(global const Stored *a, global const Stored *b, int kind, global Stored *y, Strides strides,
-                      int count, Epilogue epilogue, global const Stored *other) {
+kernel void broadcast(global const X *a, global const X *b, int kind, global Y *y, Strides strides,
+                      int count, Epilogue epilogue, global const Y *other) {
     const int start = get_global_id(0) * 16, valid = min(16, count - start);
     float left[16] = {0}, right[16] = {0};
     for (int n = 0; n < valid; n++) {
@@ -19,8 +19,8 @@ kernel void broadcast(global const Stored *a, global const Stored *b, int kind, 
             from_a += (long)at * strides.a[axis];
             from_b += (long)at * strides.b[axis];
         }
-        left[n] = LOAD(a + from_a);
-        right[n] = LOAD(b + from_b);
+        left[n] = LOAD_X(a + from_a);
+        right[n] = LOAD_X(b + from_b);
     }
     const float16 v = combined(vload16(0, left), vload16(0, right), kind);
     put16(finished_some(v, epilogue, other + start, 0, valid), y + start, valid);

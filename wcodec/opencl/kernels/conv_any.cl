@@ -21,9 +21,9 @@ inline int met(int out, int k, int stride, int dilation, int before, int length)
 #endif
 }
 
-kernel void conv_any(global const Stored *restrict x, global const Stored *restrict weight, global const float *scale,
-                     global const float *bias, global Stored *y, Shape s, Epilogue epilogue,
-                     global const Stored *other, global const float *slopes) {
+kernel void conv_any(global const X *restrict x, global const W *restrict weight, global const float *scale,
+                     global const float *bias, global Y *y, Shape s, Epilogue epilogue,
+                     global const Y *other, global const float *slopes) {
     const int ox = (int)get_global_id(0) % s.out_width, oy = (int)get_global_id(0) / s.out_width;
     const int block = get_global_id(1), image = get_global_id(2);
     const long plane = (long)s.height * s.width * 16;
@@ -38,18 +38,18 @@ kernel void conv_any(global const Stored *restrict x, global const Stored *restr
             const int in_x = met(ox, kx, s.stride_w, s.dilation_w, s.left, s.width);
             if (in_y < 0 || in_x < 0)
                 continue;
-            global const Stored *from = x + ((long)in_y * s.width + in_x) * 16;
+            global const X *from = x + ((long)in_y * s.width + in_x) * 16;
             for (int c = 0; c < s.group_channels; c++) {
                 float16 numbers;
                 if (alike) {
                     const int channel = first_group * s.group_channels + c;
-                    numbers = (float16)LOAD(from + channel / 16 * plane + channel % 16);
+                    numbers = (float16)LOAD_X(from + channel / 16 * plane + channel % 16);
                 } else {
                     float each[16];
                     for (int lane = 0; lane < 16; lane++) {
                         const int group = min((block * 16 + lane) / s.group_outputs, s.channels / s.group_channels - 1);
                         const int channel = group * s.group_channels + c;
-                        each[lane] = LOAD(from + channel / 16 * plane + channel % 16);
+                        each[lane] = LOAD_X(from + channel / 16 * plane + channel % 16);
                     }
                     numbers = vload16(0, each);
                 }
@@ -58,11 +58,11 @@ kernel void conv_any(global const Stored *restrict x, global const Stored *restr
 #else
                 const long at = ((long)block * s.group_channels + c) * kernel_size;
 #endif
-                sum = fma(numbers, FLOAT16(LOAD16(weight + (at + ky * s.kernel_w + kx) * 16)), sum);
+                sum = fma(numbers, FLOAT16(LOAD16_W(weight + (at + ky * s.kernel_w + kx) * 16)), sum);
             }
         }
     }
     const float16 v = fma(sum, vload16(block, scale), vload16(block, bias));
     const long place = ((((long)image * s.blocks + block) * s.out_height + oy) * s.out_width + ox) * 16;
-    STORE16(REAL16(finished(v, epilogue, other + place, slopes + block * 16)), y + place);
+    STORE16_Y(REAL16(finished(v, epilogue, other + place, slopes + block * 16)), y + place);
 }

@@ -8,8 +8,8 @@ typedef struct {
     int rows, columns, depth;
 } Shape;
 
-kernel void dense(global const Stored *restrict x, global const Stored *restrict weight, global const float *scale,
-                  global const float *bias, global Stored *y, Shape s, Epilogue epilogue, global const Stored *other,
+kernel void dense(global const X *restrict x, global const W *restrict weight, global const float *scale,
+                  global const float *bias, global Y *y, Shape s, Epilogue epilogue, global const Y *other,
                   global const float *slopes, local Real *tile) {
     const int block = get_global_id(0), first = (int)get_global_id(1) * ROWS;
     // several sums for each row: one would wait for itself
@@ -19,28 +19,28 @@ kernel void dense(global const Stored *restrict x, global const Stored *restrict
 #pragma unroll
         for (int u = 0; u < UNROLL; u++)
             sums[r][u] = 0;
-    global const Stored *w = weight + (long)block * s.depth * 16;
+    global const W *w = weight + (long)block * s.depth * 16;
     for (int start = 0; start < s.depth; start += CHUNK) {
         const int count = min(CHUNK, s.depth - start);
         for (int r = 0; r < ROWS; r++) {
-            global const Stored *from = x + (long)min(first + r, s.rows - 1) * s.depth + start;
+            global const X *from = x + (long)min(first + r, s.rows - 1) * s.depth + start;
             int k = 0;
             for (; k + 16 <= count; k += 16)
-                vstore16(LOAD16(from + k), 0, tile + r * CHUNK + k);
+                vstore16(LOAD16_X(from + k), 0, tile + r * CHUNK + k);
             for (; k < count; k++)
-                tile[r * CHUNK + k] = LOAD(from + k);
+                tile[r * CHUNK + k] = LOAD_X(from + k);
         }
         int k = 0;
         for (; k + UNROLL <= count; k += UNROLL)
 #pragma unroll
             for (int u = 0; u < UNROLL; u++) {
-                const Real16 weights = LOAD16(w + (long)(start + k + u) * 16);
+                const Real16 weights = LOAD16_W(w + (long)(start + k + u) * 16);
 #pragma unroll
                 for (int r = 0; r < ROWS; r++)
                     sums[r][u] = fma((Real16)tile[r * CHUNK + k + u], weights, sums[r][u]);
             }
         for (; k < count; k++) {
-            const Real16 weights = LOAD16(w + (long)(start + k) * 16);
+            const Real16 weights = LOAD16_W(w + (long)(start + k) * 16);
 #pragma unroll
             for (int r = 0; r < ROWS; r++)
                 sums[r][0] = fma((Real16)tile[r * CHUNK + k], weights, sums[r][0]);

@@ -1,41 +1,39 @@
 // Convolution of each channel by itself, 16 channels in the lanes of a vector.
 //
-// A work-item computes ROWS rows of the result, all of their width, from rows of the input converted to floats in
+// A work-item computes `rows` rows of the result, all of their width, from rows of the input converted to floats in
 // local memory once.
 //
 //   KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, DILATION_H, DILATION_W
-//   ROWS, COLUMNS   rows that a work-item computes, and places of them whose sums are in registers together
-
-#define TILE_H ((ROWS - 1) * STRIDE_H + (KERNEL_H - 1) * DILATION_H + 1)
+//   COLUMNS   places of a row of the result whose sums are in registers together
 
 typedef struct {
-    int height, width, out_height, out_width, blocks, top, left;
+    int height, width, out_height, out_width, blocks, top, left, rows, tile_h;
 } Shape;
 
-kernel void depthwise(global const Stored *restrict x, global const Stored *restrict weight, global const float *scale,
-                      global const float *bias, global Stored *y, Shape s, Epilogue epilogue,
-                      global const Stored *other, global const float *slopes, local Real *tile,
+kernel void depthwise(global const X *restrict x, global const W *restrict weight, global const float *scale,
+                      global const float *bias, global Y *y, Shape s, Epilogue epilogue,
+                      global const Y *other, global const float *slopes, local Real *tile,
                       local Real *results) {
-    const int oy = (int)get_global_id(0) * ROWS, block = get_global_id(1), image = get_global_id(2);
+    const int oy = (int)get_global_id(0) * s.rows, block = get_global_id(1), image = get_global_id(2);
     const int strips = (s.out_width + COLUMNS - 1) / COLUMNS;
     const int tile_w = (strips * COLUMNS - 1) * STRIDE_W + (KERNEL_W - 1) * DILATION_W + 1;
     x += ((long)image * s.blocks + block) * s.height * s.width * 16;
-    for (int row = 0; row < TILE_H; row++) {
+    for (int row = 0; row < s.tile_h; row++) {
         const int in_y = oy * STRIDE_H - s.top + row;
         for (int column = 0; column < tile_w; column++) {
             const int in_x = column - s.left;
             Real16 numbers = 0;
             if (in_y >= 0 && in_y < s.height && in_x >= 0 && in_x < s.width)
-                numbers = LOAD16(x + ((long)in_y * s.width + in_x) * 16);
+                numbers = LOAD16_X(x + ((long)in_y * s.width + in_x) * 16);
             vstore16(numbers, row * tile_w + column, tile);
         }
     }
     Real16 weights[KERNEL_H * KERNEL_W];
 #pragma unroll
     for (int k = 0; k < KERNEL_H * KERNEL_W; k++)
-        weights[k] = LOAD16(weight + (block * KERNEL_H * KERNEL_W + k) * 16);
+        weights[k] = LOAD16_W(weight + (block * KERNEL_H * KERNEL_W + k) * 16);
     const float16 factor = vload16(block, scale), offset = vload16(block, bias);
-    for (int row = 0; row < ROWS && oy + row < s.out_height; row++)
+    for (int row = 0; row < s.rows && oy + row < s.out_height; row++)
         for (int strip = 0; strip < strips; strip++) {
             const int ox = strip * COLUMNS;
             local const Real *in = tile + (row * STRIDE_H * tile_w + ox * STRIDE_W) * 16;

@@ -1,14 +1,15 @@
 // What all kernels of inference share: how numbers are stored and computed with, and what is done to a result.
 //
-//   WIDE          numbers are stored as floats, else as halves
+//   X_WIDE, W_WIDE, Y_WIDE   inputs, weights, and results with their operands are stored as floats, else as halves
 //   HALVES        halves are computed with; needs cl_khr_fp16
-//   SMOOTH        the functions that take long to build are there
 //   NATIVE_HALF   the device has cl_khr_fp16: casts from its halves are faster than vload_half on some
+//   SMOOTH        the functions that take long to build are there
+//   POWER         powers are among the ways to make one number of two
 //
 // Images lie in blocks of 16 channels: (N, C / 16, H, W, 16). What fills up the last block is any finite or infinite
 // number: nothing reads it but to write what fills up another.
 
-#if defined(HALVES) || (defined(NATIVE_HALF) && !defined(WIDE))
+#if defined(HALVES) || defined(NATIVE_HALF)
 #pragma OPENCL EXTENSION cl_khr_fp16 : enable
 #endif
 
@@ -24,30 +25,58 @@ typedef float16 Real16;
 #define FLOAT16(x) (x)
 #endif
 
-#ifdef WIDE
-typedef float Stored;
-#define LOAD(p) (*(p))
-#define STORE(v, p) (*(p) = (v))
-#define LOAD16(p) vload16(0, p)
-#define STORE16(v, p) vstore16(v, 0, p)
-#elif defined(HALVES)
-typedef half Stored;
-#define LOAD(p) (*(p))
-#define STORE(v, p) (*(p) = (half)(v))
-#define LOAD16(p) vload16(0, p)
-#define STORE16(v, p) vstore16(v, 0, p)
+#define WIDE_LOAD(p) ((Real)*(p))
+#define WIDE_STORE(v, p) (*(p) = (float)(v))
+#define WIDE_LOAD16(p) REAL16(vload16(0, p))
+#define WIDE_STORE16(v, p) vstore16(FLOAT16(v), 0, p)
+
+#if defined(HALVES)
+#define HALF_LOAD(p) (*(p))
+#define HALF_STORE(v, p) (*(p) = (half)(v))
+#define HALF_LOAD16(p) vload16(0, p)
+#define HALF_STORE16(v, p) vstore16(v, 0, p)
 #elif defined(NATIVE_HALF)
-typedef half Stored;
-#define LOAD(p) ((float)*(p))
-#define STORE(v, p) (*(p) = (half)(v))
-#define LOAD16(p) convert_float16(vload16(0, p))
-#define STORE16(v, p) vstore16(convert_half16(v), 0, p)
+#define HALF_LOAD(p) ((float)*(p))
+#define HALF_STORE(v, p) (*(p) = (half)(v))
+#define HALF_LOAD16(p) convert_float16(vload16(0, p))
+#define HALF_STORE16(v, p) vstore16(convert_half16(v), 0, p)
 #else
-typedef half Stored;
-#define LOAD(p) vload_half(0, p)
-#define STORE(v, p) vstore_half(v, 0, p)
-#define LOAD16(p) vload_half16(0, p)
-#define STORE16(v, p) vstore_half16(v, 0, p)
+#define HALF_LOAD(p) vload_half(0, p)
+#define HALF_STORE(v, p) vstore_half(v, 0, p)
+#define HALF_LOAD16(p) vload_half16(0, p)
+#define HALF_STORE16(v, p) vstore_half16(v, 0, p)
+#endif
+
+#ifdef X_WIDE
+typedef float X;
+#define LOAD_X(p) WIDE_LOAD(p)
+#define LOAD16_X(p) WIDE_LOAD16(p)
+#else
+typedef half X;
+#define LOAD_X(p) HALF_LOAD(p)
+#define LOAD16_X(p) HALF_LOAD16(p)
+#endif
+
+#ifdef W_WIDE
+typedef float W;
+#define LOAD16_W(p) WIDE_LOAD16(p)
+#else
+typedef half W;
+#define LOAD16_W(p) HALF_LOAD16(p)
+#endif
+
+#ifdef Y_WIDE
+typedef float Y;
+#define LOAD_Y(p) WIDE_LOAD(p)
+#define STORE_Y(v, p) WIDE_STORE(v, p)
+#define LOAD16_Y(p) WIDE_LOAD16(p)
+#define STORE16_Y(v, p) WIDE_STORE16(v, p)
+#else
+typedef half Y;
+#define LOAD_Y(p) HALF_LOAD(p)
+#define STORE_Y(v, p) HALF_STORE(v, p)
+#define LOAD16_Y(p) HALF_LOAD16(p)
+#define STORE16_Y(v, p) HALF_STORE16(v, p)
 #endif
 
 // Steps by the numbers that wcodec/infer/forms/epilogue.py gives their kinds.
@@ -91,11 +120,11 @@ inline float16 stepped(float16 v, int kind, float a, float b, float16 other, flo
 }
 
 // What 16 channels of a result become. `other` points at the operand's numbers in the result's place.
-inline float16 finished(float16 v, Epilogue epilogue, global const Stored *other, global const float *slopes) {
+inline float16 finished(float16 v, Epilogue epilogue, global const Y *other, global const float *slopes) {
     v = bounded(v, epilogue.low, epilogue.high);
     for (int n = 0; n < epilogue.count; n++) {
         const int kind = epilogue.kind[n];
-        const float16 operand = kind == 7 || kind == 8 ? FLOAT16(LOAD16(other)) : 0;
+        const float16 operand = kind == 7 || kind == 8 ? FLOAT16(LOAD16_Y(other)) : 0;
         const float16 slope = kind == 3 ? vload16(0, slopes) : 0;
         v = stepped(v, kind, epilogue.a[n], epilogue.b[n], operand, slope);
     }
@@ -105,7 +134,7 @@ inline float16 finished(float16 v, Epilogue epilogue, global const Stored *other
 // `count` neighbours of 16 channels of a layer's sums into its result, from `results` to `y`, by way of `results`:
 // loops over neighbours for each step take less time, and less of a program, than steps for each neighbour.
 inline void finish_run(local Real *results, int count, float16 factor, float16 offset, Epilogue epilogue,
-                       global const Stored *other, global const float *slopes, global Stored *y) {
+                       global const Y *other, global const float *slopes, global Y *y) {
 #pragma unroll 1
     for (int p = 0; p < count; p++) {
         const float16 v = fma(FLOAT16(vload16(p, results)), factor, offset);
@@ -116,25 +145,23 @@ inline void finish_run(local Real *results, int count, float16 factor, float16 o
         if (kind == 7) {
 #pragma unroll 1
             for (int p = 0; p < count; p++)
-                vstore16(vload16(p, results) + LOAD16(other + p * 16), p, results);
+                vstore16(vload16(p, results) + LOAD16_Y(other + p * 16), p, results);
             continue;
         }
         const float16 slope = kind == 3 ? vload16(0, slopes) : 0;
 #pragma unroll 1
         for (int p = 0; p < count; p++) {
-            const float16 operand = kind == 8 ? FLOAT16(LOAD16(other + p * 16)) : 0;
+            const float16 operand = kind == 8 ? FLOAT16(LOAD16_Y(other + p * 16)) : 0;
             const float16 v = FLOAT16(vload16(p, results));
             vstore16(REAL16(stepped(v, kind, epilogue.a[n], epilogue.b[n], operand, slope)), p, results);
         }
     }
 #pragma unroll 1
     for (int p = 0; p < count; p++)
-        STORE16(vload16(p, results), y + p * 16);
+        STORE16_Y(vload16(p, results), y + p * 16);
 }
 
 // Two numbers into one, by the numbers that wcodec/infer/forms/elements.py gives the ways to.
-//
-//   POWER         powers are among them
 inline float16 combined(float16 a, float16 b, int kind) {
     switch (kind) {
     case 0: return a + b;
@@ -151,33 +178,43 @@ inline float16 combined(float16 a, float16 b, int kind) {
 }
 
 // The first `valid` of 16 numbers in C order, where there may be no more.
-inline float16 some16(global const Stored *from, int valid) {
+inline float16 some16(global const X *from, int valid) {
     if (valid == 16)
-        return FLOAT16(LOAD16(from));
+        return FLOAT16(LOAD16_X(from));
     float numbers[16] = {0};
     for (int n = 0; n < valid; n++)
-        numbers[n] = LOAD(from + n);
+        numbers[n] = LOAD_X(from + n);
     return vload16(0, numbers);
 }
 
-inline void put16(float16 v, global Stored *to, int valid) {
+// The same of an operand.
+inline float16 some16_other(global const Y *from, int valid) {
+    if (valid == 16)
+        return FLOAT16(LOAD16_Y(from));
+    float numbers[16] = {0};
+    for (int n = 0; n < valid; n++)
+        numbers[n] = LOAD_Y(from + n);
+    return vload16(0, numbers);
+}
+
+inline void put16(float16 v, global Y *to, int valid) {
     if (valid == 16) {
-        STORE16(REAL16(v), to);
+        STORE16_Y(REAL16(v), to);
         return;
     }
     float numbers[16];
     vstore16(v, 0, numbers);
     for (int n = 0; n < valid; n++)
-        STORE(numbers[n], to + n);
+        STORE_Y(numbers[n], to + n);
 }
 
 // What up to 16 numbers of a result in C order become.
-inline float16 finished_some(float16 v, Epilogue epilogue, global const Stored *other, global const float *slopes,
+inline float16 finished_some(float16 v, Epilogue epilogue, global const Y *other, global const float *slopes,
                              int valid) {
     v = bounded(v, epilogue.low, epilogue.high);
     for (int n = 0; n < epilogue.count; n++) {
         const int kind = epilogue.kind[n];
-        const float16 operand = kind == 7 || kind == 8 ? some16(other, valid) : 0;
+        const float16 operand = kind == 7 || kind == 8 ? some16_other(other, valid) : 0;
         const float16 slope = kind == 3 ? vload16(0, slopes) : 0;
         v = stepped(v, kind, epilogue.a[n], epilogue.b[n], operand, slope);
     }

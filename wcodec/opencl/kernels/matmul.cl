@@ -12,8 +12,8 @@ typedef struct {
     int axes, length[AXES], a[AXES], b[AXES];
 } Batches;
 
-kernel void matmul(global const Stored *restrict a, global const Stored *restrict b, global Stored *y, Product p,
-                   Batches batches, Epilogue epilogue, global const Stored *other) {
+kernel void matmul(global const X *restrict a, global const X *restrict b, global Y *y, Product p,
+                   Batches batches, Epilogue epilogue, global const Y *other) {
     const int column = (int)get_global_id(0) * 16, row = get_global_id(1);
     const long batch = get_global_id(2);
     const int valid = min(16, p.columns - column);
@@ -33,10 +33,10 @@ kernel void matmul(global const Stored *restrict a, global const Stored *restric
         } else {
             float each[16] = {0};
             for (int n = 0; n < valid; n++)
-                each[n] = LOAD(b + (long)k * p.b_depth + (long)n * p.b_column);
+                each[n] = LOAD_X(b + (long)k * p.b_depth + (long)n * p.b_column);
             numbers = vload16(0, each);
         }
-        sum = fma((float16)LOAD(a + (long)k * p.a_depth), numbers, sum);
+        sum = fma((float16)LOAD_X(a + (long)k * p.a_depth), numbers, sum);
     }
     const long place = (batch * p.rows + row) * p.columns + column;
     put16(finished_some(sum * p.scale, epilogue, other + place, 0, valid), y + place, valid);

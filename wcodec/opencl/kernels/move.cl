@@ -1,7 +1,6 @@
 // Numbers to other places: what transposes, slices, joins, pads, repeats, and brings images into blocks and out of them.
 //
-// Built for how source and destination store numbers: FROM_WIDE, TO_WIDE for floats, else as all other kernels do;
-// and for where: FROM_BLOCKS, TO_BLOCKS for images in blocks of channels, else in C order.
+//   FROM_BLOCKS, TO_BLOCKS   images in blocks of channels, else C order
 
 #define AXES 6
 
@@ -22,26 +21,6 @@ typedef struct {
 #define CONSTANT 1
 #define EDGE 2
 #define REFLECTION 3
-
-#ifdef FROM_WIDE
-typedef float From;
-#define TAKE(p) (*(p))
-#define TAKE16(p) vload16(0, p)
-#else
-typedef Stored From;
-#define TAKE(p) LOAD(p)
-#define TAKE16(p) FLOAT16(LOAD16(p))
-#endif
-
-#ifdef TO_WIDE
-typedef float To;
-#define PUT(v, p) (*(p) = (v))
-#define PUT16(v, p) vstore16(v, 0, p)
-#else
-typedef Stored To;
-#define PUT(v, p) STORE(v, p)
-#define PUT16(v, p) STORE16(REAL16(v), p)
-#endif
 
 // How far from the source's beginning a place along one of its axes is.
 inline long apart(const Map *map, int axis, long place) {
@@ -94,7 +73,7 @@ inline int running_along(const Map *map, int along) {
 #ifdef TO_BLOCKS
 
 // Up to RUN places of one row of a block of channels. `aligned` says that blocks are blocks in the source too.
-kernel void move(global const From *restrict x, global To *y, Map map, int aligned) {
+kernel void move(global const X *restrict x, global Y *y, Map map, int aligned) {
     const int blocks = (map.to_length[1] + 15) / 16, first = map.to_start[1] / 16;
     const int blocks_here = (map.to_start[1] + map.extent[1] + 15) / 16 - first;
     const int runs = (map.extent[3] + RUN - 1) / RUN;
@@ -108,6 +87,7 @@ kernel void move(global const From *restrict x, global To *y, Map map, int align
     // what a lane has, counted from `base`: -1 for nothing, -2 for what belongs to another part of the destination
     long lanes[16];
     bool whole = true;
+    int first_lane = 16, end_lane = 0;
     for (int lane = 0; lane < 16; lane++) {
         const int channel = block * 16 + lane - map.to_start[1];
         const bool filling = block * 16 + lane >= map.to_length[1];
@@ -116,23 +96,29 @@ kernel void move(global const From *restrict x, global To *y, Map map, int align
         const int place = !mine || channel_axis < 0 ? 0 : sampled(&map, channel_axis, channel);
         lanes[lane] = !mine ? filling ? -1 : -2
             : base < 0 || place < 0 ? -1 : base + (channel_axis < 0 ? 0 : apart(&map, channel_axis, place));
+        if (lanes[lane] >= 0) {
+            first_lane = min(first_lane, lane);
+            end_lane = lane + 1;
+        }
     }
+    float numbers[16];
+    for (int lane = 0; lane < 16; lane++)
+        numbers[lane] = map.value;
     for (int column = start; column < stop; column++) {
         const int place = across < 0 ? 0 : sampled(&map, across, column);
         const long further = across < 0 || place < 0 ? 0 : apart(&map, across, place);
         if (aligned && place >= 0 && lanes[0] >= 0) {
-            PUT16(TAKE16(x + lanes[0] + further), y + column * 16);
+            STORE16_Y(LOAD16_X(x + lanes[0] + further), y + column * 16);
             continue;
         }
-        float numbers[16];
-        for (int lane = 0; lane < 16; lane++)
-            numbers[lane] = lanes[lane] < 0 || place < 0 ? map.value : (float)TAKE(x + lanes[lane] + further);
+        for (int lane = first_lane; lane < end_lane; lane++)
+            numbers[lane] = lanes[lane] < 0 || place < 0 ? map.value : (float)LOAD_X(x + lanes[lane] + further);
         if (whole) {
-            PUT16(vload16(0, numbers), y + column * 16);
+            STORE16_Y(REAL16(vload16(0, numbers)), y + column * 16);
         } else {
             for (int lane = 0; lane < 16; lane++)
                 if (lanes[lane] != -2)
-                    PUT(numbers[lane], y + column * 16 + lane);
+                    STORE_Y(numbers[lane], y + column * 16 + lane);
         }
     }
 }
@@ -140,7 +126,7 @@ kernel void move(global const From *restrict x, global To *y, Map map, int align
 #else
 
 // Up to RUN numbers along the last axis. `aligned` says that they are neighbours in the source too.
-kernel void move(global const From *restrict x, global To *y, Map map, int aligned) {
+kernel void move(global const X *restrict x, global Y *y, Map map, int aligned) {
     const int last = map.to_axes - 1, runs = (map.extent[last] + RUN - 1) / RUN;
     const int start = (int)get_global_id(0) % runs * RUN, stop = min(start + RUN, map.extent[last]);
     int at[AXES];
@@ -158,13 +144,13 @@ kernel void move(global const From *restrict x, global To *y, Map map, int align
     const int along = running_along(&map, last);
     if (base < 0) {
         for (int n = start; n < stop; n++)
-            PUT(map.value, y + n);
+            STORE_Y(map.value, y + n);
         return;
     }
     x += base;
     if (along < 0) {
         for (int n = start; n < stop; n++)
-            PUT((float)TAKE(x), y + n);
+            STORE_Y((float)LOAD_X(x), y + n);
         return;
     }
 #ifdef FROM_BLOCKS
@@ -178,14 +164,14 @@ kernel void move(global const From *restrict x, global To *y, Map map, int align
         int n = start;
         if (aligned)
             for (; n + 16 <= stop; n += 16)
-                PUT16(TAKE16(x + n), y + n);
+                STORE16_Y(LOAD16_X(x + n), y + n);
         for (; n < stop; n++)
-            PUT((float)TAKE(x + n * step), y + n);
+            STORE_Y((float)LOAD_X(x + n * step), y + n);
         return;
     }
     for (int n = start; n < stop; n++) {
         const int place = sampled(&map, along, n);
-        PUT(place < 0 ? map.value : (float)TAKE(x + apart(&map, along, place)), y + n);
+        STORE_Y(place < 0 ? map.value : (float)LOAD_X(x + apart(&map, along, place)), y + n);
     }
 }
 

@@ -6,14 +6,14 @@ typedef struct {
     int divisor, modulus, single;
 } Repeat;
 
-inline float16 taken(global const Stored *x, Repeat repeat, long run, int valid) {
+inline float16 taken(global const X *x, Repeat repeat, long run, int valid) {
     const long at = run / repeat.divisor % repeat.modulus;
-    return repeat.single ? (float16)LOAD(x + at) : some16(x + at * 16, valid);
+    return repeat.single ? (float16)LOAD_X(x + at) : some16(x + at * 16, valid);
 }
 
 // `runs` of 16; the last has `last` numbers. Slopes are those of channel_runs runs in turn, each for `places` runs.
-kernel void pointwise(global const Stored *a, Repeat repeat_a, global const Stored *b, Repeat repeat_b, int kind,
-                      global Stored *y, int runs, int last, Epilogue epilogue, global const Stored *other,
+kernel void pointwise(global const X *a, Repeat repeat_a, global const X *b, Repeat repeat_b, int kind,
+                      global Y *y, int runs, int last, Epilogue epilogue, global const Y *other,
                       global const float *slopes, int places, int channel_runs) {
     const int first = get_global_id(0) * AT_ONCE;
     for (int run = first; run < min(first + AT_ONCE, runs); run++) {

@@ -8,8 +8,8 @@ typedef struct {
     int top, left, bottom, right;
 } Shape;
 
-kernel void pool(global const Stored *restrict x, global Stored *y, Shape s, Epilogue epilogue,
-                 global const Stored *other, global const float *slopes) {
+kernel void pool(global const X *restrict x, global Y *y, Shape s, Epilogue epilogue,
+                 global const Y *other, global const float *slopes) {
     const int oy = get_global_id(0), block = get_global_id(1), image = get_global_id(2);
     x += ((long)image * s.blocks + block) * s.height * s.width * 16;
     const int y0 = oy * s.stride_h - s.top;
@@ -29,7 +29,7 @@ kernel void pool(global const Stored *restrict x, global Stored *y, Shape s, Epi
                 // windows may reach beyond the padding, where nothing is counted
                 const bool padding = in_y < s.height + s.bottom && in_x < s.width + s.right;
                 if (inside) {
-                    const float16 number = FLOAT16(LOAD16(x + ((long)in_y * s.width + in_x) * 16));
+                    const float16 number = FLOAT16(LOAD16_X(x + ((long)in_y * s.width + in_x) * 16));
 #ifdef MEAN
                     v += number;
 #else
@@ -47,13 +47,13 @@ kernel void pool(global const Stored *restrict x, global Stored *y, Shape s, Epi
         v /= (float)max(count, 1);
 #endif
         const long place = ((((long)image * s.blocks + block) * s.out_height + oy) * s.out_width + ox) * 16;
-        STORE16(REAL16(finished(v, epilogue, other + place, slopes + block * 16)), y + place);
+        STORE16_Y(REAL16(finished(v, epilogue, other + place, slopes + block * 16)), y + place);
     }
 }
 
 // Mean, maximum or sum of the whole of an image, 16 channels a work-item.
-kernel void pool_all(global const Stored *restrict x, global Stored *y, int places, float factor, Epilogue epilogue,
-                     global const Stored *other, global const float *slopes) {
+kernel void pool_all(global const X *restrict x, global Y *y, int places, float factor, Epilogue epilogue,
+                     global const Y *other, global const float *slopes) {
     const long block = get_global_id(0);
     x += block * places * 16;
 #ifdef MEAN
@@ -61,16 +61,16 @@ kernel void pool_all(global const Stored *restrict x, global Stored *y, int plac
     int n = 0;
     for (; n + 4 <= places; n += 4)
         for (int k = 0; k < 4; k++)
-            sums[k] += FLOAT16(LOAD16(x + (n + k) * 16));
+            sums[k] += FLOAT16(LOAD16_X(x + (n + k) * 16));
     for (; n < places; n++)
-        sums[0] += FLOAT16(LOAD16(x + n * 16));
+        sums[0] += FLOAT16(LOAD16_X(x + n * 16));
     float16 v = (sums[0] + sums[1] + sums[2] + sums[3]) * factor;
 #else
-    float16 v = FLOAT16(LOAD16(x));
+    float16 v = FLOAT16(LOAD16_X(x));
     for (int n = 1; n < places; n++) {
-        const float16 number = FLOAT16(LOAD16(x + n * 16));
+        const float16 number = FLOAT16(LOAD16_X(x + n * 16));
         v = select(v, number, (number > v) | (number != number));
     }
 #endif
-    STORE16(REAL16(finished(v, epilogue, other + block * 16, slopes)), y + block * 16);
+    STORE16_Y(REAL16(finished(v, epilogue, other + block * 16, slopes)), y + block * 16);
 }

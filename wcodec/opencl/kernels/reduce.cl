@@ -5,11 +5,11 @@ typedef struct {
     int length, inner;
 } Line;
 
-inline float16 line_at(global const Stored *x, Line line, int n, int valid) {
+inline float16 line_at(global const X *x, Line line, int n, int valid) {
     return some16(x + (long)n * line.inner, valid);
 }
 
-kernel void reduce(global const Stored *restrict x, global Stored *y, Line line, int maximum, float factor) {
+kernel void reduce(global const X *restrict x, global Y *y, Line line, int maximum, float factor) {
     const int runs = (line.inner + 15) / 16, start = (int)get_global_id(0) % runs * 16;
     const long outer = get_global_id(0) / runs;
     const int valid = min(16, line.inner - start);
@@ -22,7 +22,7 @@ kernel void reduce(global const Stored *restrict x, global Stored *y, Line line,
     put16(v * factor, y + outer * line.inner + start, valid);
 }
 
-kernel void softmax(global const Stored *restrict x, global Stored *y, Line line, int logarithm) {
+kernel void softmax(global const X *restrict x, global Y *y, Line line, int logarithm) {
     const int runs = (line.inner + 15) / 16, start = (int)get_global_id(0) % runs * 16;
     const long at = get_global_id(0) / runs * line.length * line.inner + start;
     const int valid = min(16, line.inner - start);
@@ -41,14 +41,14 @@ kernel void softmax(global const Stored *restrict x, global Stored *y, Line line
 }
 
 // `y` gets integers.
-kernel void arg_max(global const Stored *restrict x, global int *y, Line line, int last) {
+kernel void arg_max(global const X *restrict x, global int *y, Line line, int last) {
     const int inner = get_global_id(0) % line.inner;
     const long outer = get_global_id(0) / line.inner;
     x += outer * line.length * line.inner + inner;
     int best = 0;
-    float largest = LOAD(x);
+    float largest = LOAD_X(x);
     for (int n = 1; n < line.length; n++) {
-        const float number = LOAD(x + (long)n * line.inner);
+        const float number = LOAD_X(x + (long)n * line.inner);
         if (number > largest || (last && number == largest)) {
             largest = number;
             best = n;

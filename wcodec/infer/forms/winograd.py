@@ -1,0 +1,71 @@
+"""Convolutions 3x3 by way of Winograd's minimal filtering."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from wcodec.infer.forms.launch import Form, Launch, Local, Target, epilogue_arguments, ints, layer_arguments
+from wcodec.infer.graph import Convolution
+from wcodec.infer.places import BLOCK, Place, Task, blocks_of
+
+_PLACES = 36
+"""Numbers of a tile of the input, from which one of 4x4 of the result is made."""
+
+_TILES = ((8, 2), (7, 2), (4, 4))
+"""Tiles by blocks of output channels whose sums fill the registers of a CPU with 32 vectors of 16."""
+
+_TILE = 384 << 10
+"""Bytes of transformed tiles up to which they stay in a core's cache beside weights."""
+
+_LEAST_CHANNELS = 32
+"""Channels of input and output below which transforming tiles takes longer than it saves."""
+
+_LEAST_SHARE = 8
+
+
+def winograd_forms(task: Task, op: Convolution, target: Target) -> Iterator[Form]:
+    """The ways there are: none but for 3x3 kernels of stride 1, computed with floats, on a CPU."""
+    n, channels, height, width = task.x.shape
+    outputs, out_height, out_width = task.output.shape[1:]
+    if (op.kernel, op.strides, op.dilations, op.groups) != ((3, 3), (1, 1), (1, 1), 1) or op.transposed:
+        return
+    if min(channels, outputs) < _LEAST_CHANNELS or target.precision == "half" or target.vector < BLOCK:
+        return
+    across = -(-out_width // 4)
+    tiles = across * -(-out_height // 4)
+    blocks, in_blocks = blocks_of(outputs), blocks_of(channels)
+    scratch = Place(f"{task.output.memory}/transformed", (blocks * _PLACES * channels * BLOCK,), "f32")
+    weight, scale, bias = layer_arguments(task, outputs, "rows")
+    found = False
+    for together, at_once in _TILES:
+        numbers = _PLACES * in_blocks * BLOCK * together
+        products = _PLACES * BLOCK * together * at_once
+        if 4 * numbers > _TILE or 4 * (numbers + products + 4 * BLOCK) > target.local or together > tiles:
+            continue
+        if together == 4 and found:
+            break
+        found = True
+        strips = -(-tiles // together)
+        shares = max(1, min(-(-_LEAST_SHARE * target.units // (strips * n)), blocks // at_once))
+        share = -(-blocks // shares // at_once) * at_once
+        top, left, _, _ = op.pads
+        sizes = (height, width, out_height, out_width, channels, in_blocks, blocks, top, left, across, tiles, share)
+        defines = (f"TILES={together}", f"AT_ONCE={at_once}")
+        transform = Launch(
+            *("winograd.cl", "transform_weights", defines),
+            (weight, scratch, np.int32(channels)),
+            (channels, blocks),
+        )
+        launch = Launch(
+            *("winograd.cl", "winograd", defines),
+            (
+                *(task.x, scratch, scale, bias, task.output, ints(*sizes), *epilogue_arguments(task, outputs)),
+                *(Local(numbers), Local(products), Local(4 * BLOCK)),
+            ),
+            (strips, math.ceil(blocks / share), n),
+            (1, 1, 1),
+        )
+        yield Form(f"winograd {together}x{BLOCK * at_once}", (transform, launch), (scratch,))
