@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from wcodec.infer import plan
 from wcodec.infer.engine import Engine
 from wcodec.opencl.device import Device
 
-LAYERS = {
+LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "3x3": ((2, 40, 30, 29), (50, 40, 3, 3), {"pads": [1, 1, 1, 1]}),
     "3x3, no padding": ((1, 64, 17, 9), (33, 64, 3, 3), {}),
     "3x3, asymmetric padding": ((1, 32, 9, 14), (64, 32, 3, 3), {"pads": [0, 1, 2, 1]}),

@@ -49,25 +49,28 @@ def geometry_defines(op: Convolution) -> tuple[str, ...]:
 
 def _direct_forms(task: Task, op: Convolution, target: Target) -> Iterator[Form]:
     height, width, out_height, out_width = *task.x.shape[2:], *task.output.shape[2:]
-    if (op.kernel, op.strides, op.pads) == ((1, 1), (1, 1), (0, 0, 0, 0)):
+    alone = (op.kernel, op.strides, op.pads) == ((1, 1), (1, 1), (0, 0, 0, 0))
+    if alone:
         # neighbouring places need nothing of each other: an image is one long row
-        height, width, out_height, out_width = 1, height * width, 1, out_height * out_width
+        height, width, out_height, out_width = 1, height * width, 1, height * width
     strips = _STRIPS if target.vector >= BLOCK else _NARROW_STRIPS
+    blocks = blocks_of(task.output.shape[1] // op.groups)
 
     def waste(strip: tuple[int, int]) -> float:
         columns, at_once = strip
-        blocks = blocks_of(task.output.shape[1] // op.groups)
         return (-(-out_width // columns) * columns / out_width) * (-(-blocks // at_once) * at_once / blocks)
 
     best = sorted(strips, key=lambda strip: waste(strip) / min(1.0, 0.7 + 0.025 * strip[0] * strip[1]))
     for columns, at_once in best[:2]:
+        sizes = height, width, out_height, out_width
+        if alone and width % columns == 0:
+            # many short rows, of which a work-item may have several, and weights stay in its cache
+            sizes = width // columns, columns, width // columns, columns
         for rows in (1, 2, 4):
-            if rows > 1 and (out_height < 2 * rows or (columns, at_once) != best[0]):
+            if rows > 1 and (sizes[2] < 2 * rows or (columns, at_once) != best[0]):
                 break
-            tile = _tile_size(op, rows, columns)
-            numbers = blocks_of(task.x.shape[1] // op.groups) * BLOCK * math.prod(tile)
+            numbers = blocks_of(task.x.shape[1] // op.groups) * BLOCK * math.prod(_tile_size(op, rows, columns))
             if numbers * target.real_bytes <= min(target.local, _TILE):
-                sizes = (height, width, out_height, out_width)
                 yield _direct(task, op, target, sizes, (rows, columns, at_once), numbers)
 
 

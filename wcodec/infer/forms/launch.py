@@ -98,7 +98,8 @@ _STEPS = 4
 
 _EPILOGUE = np.dtype(
     [
-        *(("low", "<f4"), ("high", "<f4"), ("count", "<i4")),
+        *((bound, "<f4") for bound in ("low", "high", "last_low", "last_high")),
+        *(("adds", "<i4"), ("count", "<i4")),
         *(("kind", "<i4", (_STEPS,)), ("a", "<f4", (_STEPS,)), ("b", "<f4", (_STEPS,))),
     ]
 )
@@ -107,14 +108,21 @@ _EPILOGUE = np.dtype(
 def epilogue_of(steps: tuple[Step, ...]) -> np.void:
     """The struct `Epilogue` of kernels/infer.cl."""
     made = np.zeros(1, _EPILOGUE)[0]
-    made["low"], made["high"] = -np.inf, np.inf
-    if steps and steps[0].kind in ("relu", "clip"):
-        made["low"], made["high"] = (0, np.inf) if steps[0].kind == "relu" else (steps[0].a, steps[0].b)
-        steps = steps[1:]
+    made["low"], made["high"], steps = _taken_bounds(steps)
+    made["adds"] = bool(steps) and steps[0].kind == "add"
+    if made["adds"]:
+        made["last_low"], made["last_high"], steps = _taken_bounds(steps[1:])
     made["count"] = len(steps)
     for n, step in enumerate(steps):
         made["kind"][n], made["a"][n], made["b"][n] = _KINDS.index(step.kind), step.a, step.b
     return made  # type: ignore[no-any-return]
+
+
+def _taken_bounds(steps: tuple[Step, ...]) -> tuple[float, float, tuple[Step, ...]]:
+    """The bounds that the first step sets, and the other steps."""
+    if not steps or steps[0].kind not in ("relu", "clip"):
+        return -np.inf, np.inf, steps
+    return (0.0, np.inf, steps[1:]) if steps[0].kind == "relu" else (steps[0].a, steps[0].b, steps[1:])
 
 
 def epilogue_arguments(task: Task, channels: int) -> tuple[Argument, ...]:

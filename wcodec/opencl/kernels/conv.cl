@@ -109,7 +109,7 @@ kernel void conv(global const X *restrict x, global const W *restrict weight, gl
 #pragma unroll
                         for (int p = 0; p < COLUMNS; p++) {
                             const float16 v = fma(FLOAT16(sums[q][p]), factor, offset);
-                            STORE16_Y(REAL16(bounded(v, epilogue.low, epilogue.high)), y + (to + p) * 16);
+                            STORE16_Y(REAL16(begun(v, epilogue, other + (to + p) * 16)), y + (to + p) * 16);
                         }
                     } else {
 #pragma unroll

@@ -80,11 +80,11 @@ typedef half Y;
 #endif
 
 // Steps by the numbers that wcodec/infer/forms/epilogue.py gives their kinds.
-// The first step is a pair of bounds where it is an activation of that kind.
+// What is most common comes first, and needs no step: a pair of bounds, the operand added where `adds`, other bounds.
 #define STEPS 4
 typedef struct {
-    float low, high;
-    int count;
+    float low, high, last_low, last_high;
+    int adds, count;
     int kind[STEPS];
     float a[STEPS], b[STEPS];
 } Epilogue;
@@ -94,6 +94,13 @@ typedef struct {
 inline float16 bounded(float16 v, float low, float high) {
     v = select(v, (float16)low, v < low);
     return select(v, (float16)high, v > high);
+}
+
+inline float16 begun(float16 v, Epilogue epilogue, global const Y *other) {
+    v = bounded(v, epilogue.low, epilogue.high);
+    if (epilogue.adds)
+        v = bounded(v + FLOAT16(LOAD16_Y(other)), epilogue.last_low, epilogue.last_high);
+    return v;
 }
 
 // `other` are the 16 numbers of the operand at the result's place, `slopes` those of its channels.
@@ -121,7 +128,7 @@ inline float16 stepped(float16 v, int kind, float a, float b, float16 other, flo
 
 // What 16 channels of a result become. `other` points at the operand's numbers in the result's place.
 inline float16 finished(float16 v, Epilogue epilogue, global const Y *other, global const float *slopes) {
-    v = bounded(v, epilogue.low, epilogue.high);
+    v = begun(v, epilogue, other);
     for (int n = 0; n < epilogue.count; n++) {
         const int kind = epilogue.kind[n];
         const float16 operand = kind == 7 || kind == 8 ? FLOAT16(LOAD16_Y(other)) : 0;
@@ -138,16 +145,10 @@ inline void finish_run(local Real *results, int count, float16 factor, float16 o
 #pragma unroll 1
     for (int p = 0; p < count; p++) {
         const float16 v = fma(FLOAT16(vload16(p, results)), factor, offset);
-        vstore16(REAL16(bounded(v, epilogue.low, epilogue.high)), p, results);
+        vstore16(REAL16(begun(v, epilogue, other + p * 16)), p, results);
     }
     for (int n = 0; n < epilogue.count; n++) {
         const int kind = epilogue.kind[n];
-        if (kind == 7) {
-#pragma unroll 1
-            for (int p = 0; p < count; p++)
-                vstore16(vload16(p, results) + LOAD16_Y(other + p * 16), p, results);
-            continue;
-        }
         const float16 slope = kind == 3 ? vload16(0, slopes) : 0;
 #pragma unroll 1
         for (int p = 0; p < count; p++) {
@@ -212,6 +213,8 @@ inline void put16(float16 v, global Y *to, int valid) {
 inline float16 finished_some(float16 v, Epilogue epilogue, global const Y *other, global const float *slopes,
                              int valid) {
     v = bounded(v, epilogue.low, epilogue.high);
+    if (epilogue.adds)
+        v = bounded(v + some16_other(other, valid), epilogue.last_low, epilogue.last_high);
     for (int n = 0; n < epilogue.count; n++) {
         const int kind = epilogue.kind[n];
         const float16 operand = kind == 7 || kind == 8 ? some16_other(other, valid) : 0;
