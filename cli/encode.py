@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
 
 import wcodec
+import wcodec.transforms
 from wcodec.cli.options import (
     CODER_NAMES,
     archive_target,
@@ -24,6 +26,7 @@ from wcodec.cli.tables import print_archive
 from wcodec.policy import Granularity
 from wcodec.report import describe
 from wcodec.scales import Fit
+from wcodec.writing import check_different
 
 _ONLY_WITH: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
     "as_json": ("a file to report on", lambda chosen: chosen["target"] != "-"),
@@ -76,6 +79,7 @@ _ONLY_WITH: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
 )
 @click.option("--keep", multiple=True, metavar="GLOB", help="Keep tensors of such names as they are. Repeatable.")
 @click.option("--quantize", multiple=True, metavar="GLOB", help="Quantize float tensors of such names. Repeatable.")
+@click.option("--fold", is_flag=True, help="First take norms into the weights of the layers before them (ONNX).")
 @click.option("--lossless-nonfinite", is_flag=True, help="Keep tensors that hold NaN or infinity, instead of failing.")
 @preprocessing_options
 @click.option("--detector", metavar="FILE.json|KIND", help="What the outputs of a detector mean, such as yolov8.")
@@ -92,6 +96,7 @@ def command(
     shard_size: int | None,
     workers: int | None,
     as_json: bool,
+    fold: bool,
     **chosen: Any,
 ) -> None:
     """Encode the model file SRC (.onnx, .safetensors, .pt, .pth, .bin, .npz) into the archive DST.
@@ -106,9 +111,9 @@ def command(
     metadata = take_metadata(chosen)
     policy = wcodec.Policy(symmetric=not chosen.pop("asymmetric"), **chosen)
     try:
-        with progress_bar("encoding") as progress:
+        with _opened(source, target, shard_size, fold=fold) as model, progress_bar("encoding") as progress:
             wcodec.encode(
-                source,
+                model,
                 archive_target(target),
                 policy,
                 metadata=metadata,
@@ -128,6 +133,14 @@ def command(
         return
     print_archive(report)
     click.echo(f"{source} -> {written} {human_bytes(report.file_bytes)}")
+
+
+@contextmanager
+def _opened(source: str, target: str, shard_size: int | None, *, fold: bool) -> Iterator[wcodec.Model]:
+    """What is to be encoded; `wcodec.encode` does not see its path, so whether it is the target's is found here."""
+    check_different(source, target, shard_size)
+    with wcodec.read_model(source) as model:
+        yield wcodec.transforms.fold(model) if fold else model
 
 
 def _refuse_pointless(context: click.Context, chosen: dict[str, Any]) -> None:
