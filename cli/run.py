@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from wcodec.cli.findings import (
     probabilities,
 )
 from wcodec.cli.options import archive_source, json_option
-from wcodec.cli.output import print_json
+from wcodec.cli.output import print_json, printable
 from wcodec.cli.preprocessing import preprocessing_from, preprocessing_options, read_labels, take_given
 from wcodec.errors import MismatchError, UnsupportedError, UsageError
 from wcodec.formats.atomic import atomic_file
@@ -48,7 +49,7 @@ from wcodec.writing import check_different
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from wcodec.infer.engine import Precision
+    from wcodec.infer.engine import Engine, Precision
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class _Task:
     show_default=True,
     help="Half in memory and float in arithmetic, half in both, or float in both.",
 )
+@click.option("--check", is_flag=True, help="Look for NaN and infinities after every layer; mend what overflows.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show.")
 @preprocessing_options
 @click.option("--score", type=click.FloatRange(0, 1), help="Least score of a box.")
@@ -108,6 +110,7 @@ def command(
     inputs: tuple[str, ...],
     device: str,
     precision: Precision,
+    check: bool,
     out: str | None,
     as_json: bool,
     **chosen: Any,
@@ -129,7 +132,7 @@ def command(
             names = [port.name for port in engine.outputs]
             reports: list[Report] = []
             for path in inputs:
-                for report in _run(path, engine, names, task):
+                for report in _run(path, partial(_checked, engine) if check else engine, names, task):
                     if not as_json:
                         print_report(report, first=not reports)
                     reports.append(report)
@@ -218,6 +221,13 @@ def _input(path: str, task: _Task) -> _Input:
     if array.ndim == 4:
         height, width = array.shape[2:] if task.layout == "NCHW" else array.shape[1:3]
     return _Input(path, array, (height, width), Placement(width, height, (1.0, 1.0), (0.0, 0.0)))
+
+
+def _checked(engine: Engine, array: Array) -> Any:
+    """What the engine gives for an array, once it has been checked layer by layer."""
+    for name in engine.check(array):
+        click.echo(f"layer {printable(name)}: too large for halves, kept as floats", err=True)
+    return engine(array)
 
 
 def _run(path: str, engine: Callable[[Array], Any], names: Sequence[str], task: _Task) -> list[Report]:

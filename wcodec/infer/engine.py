@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -13,8 +13,9 @@ import numpy as np
 from wcodec.archive import Archive, opened
 from wcodec.errors import MismatchError, MissingDependencyError, NonFiniteError, UsageError
 from wcodec.formats.source import Target as Source
+from wcodec.infer.check import first_bad_layer
 from wcodec.infer.forms.launch import Target
-from wcodec.infer.graph import Convolution, Dense, Graph
+from wcodec.infer.graph import Convolution, Dense
 from wcodec.infer.lowering.source import OnnxSource
 from wcodec.infer.lowering.walk import OPERATORS, lower
 from wcodec.infer.places import Storage
@@ -85,7 +86,8 @@ class Engine:
         with translating("opening a queue"):
             self._queue = device.cl.CommandQueue(device.context)
         self._weights = Weights(self._source, device)
-        self._plans: dict[tuple[tuple[int, ...], ...], tuple[Graph, Plan]] = {}
+        self._plans: dict[tuple[tuple[int, ...], ...], Plan] = {}
+        self._floats: set[str] = set()
         self._last: Plan | None = None
         self.inputs = tuple(Port(name, shape) for name, shape in self._source.inputs.items())
         self.outputs: tuple[Port, ...] = tuple(Port(name, shape) for name, shape in self._source.output_shapes())
@@ -128,15 +130,35 @@ class Engine:
         has a fixed batch, also multiples of it, which run one after the other. Raises `MismatchError` for other
         shapes and dtypes, and `NonFiniteError` for NaN and infinities.
         """
-        if len(inputs) != len(self.inputs):
-            raise MismatchError(f"the model takes {len(self.inputs)} inputs, not {len(inputs)}")
-        arrays = [_checked(port, array) for port, array in zip(self.inputs, inputs, strict=True)]
-        parts = self._parts(arrays)
         started = []
-        for part in parts:
+        for part in self._parts(self._checked(inputs)):
             plan = self._plan(tuple(array.shape for array in part))
             started.append(plan.start(part))
         return Pending(started, tuple(port.name for port in self.outputs))
+
+    def check(self, *inputs: Array) -> tuple[str, ...]:
+        """Run layer by layer; names of those whose results were too large, which are stored as f32 from now on.
+
+        Raises `NonFiniteError` naming the first layer that gives NaN or infinities with floats too, and what `start`
+        raises.
+        """
+        moved: list[str] = []
+        arrays = self._checked(inputs)
+        for part in self._parts(arrays):
+            shapes = tuple(array.shape for array in part)
+            while (found := first_bad_layer(self._plan(shapes), part)) is not None:
+                name, what = found
+                if name in self._floats or self.precision == "float":
+                    raise NonFiniteError(f"layer {name!r} gives {what}, though computed with floats")
+                self._floats.add(name)
+                moved.append(name)
+                self._plans.clear()
+        return tuple(moved)
+
+    def _checked(self, inputs: tuple[Array, ...]) -> list[Array]:
+        if len(inputs) != len(self.inputs):
+            raise MismatchError(f"the model takes {len(self.inputs)} inputs, not {len(inputs)}")
+        return [_checked(port, array) for port, array in zip(self.inputs, inputs, strict=True)]
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -180,16 +202,15 @@ class Engine:
         if found is None:
             names = (port.name for port in self.inputs)
             graph = lower(self._source, dict(zip(names, shapes, strict=True)))
-            wide = wide_values(graph) if self.precision == "storage" else ()
+            wide = set(wide_values(graph)) if self.precision == "storage" else set()
+            wide.update(node.output for node in graph.nodes if node.name in self._floats)
             schedule = scheduled(graph, self._storage, wide)
-            targets = _targets(schedule, self._target)
+            targets = _targets(schedule, self._target, self._floats)
             while len(self._plans) >= _PLANS:
                 del self._plans[next(iter(self._plans))]
-            plan = Plan(self.device, self._queue, schedule, targets, self._weights, graph.constants)
-            found = graph, plan
-        self._plans[shapes] = found
-        self._last = found[1]
-        return found[1]
+            found = Plan(self.device, self._queue, schedule, targets, self._weights, graph.constants)
+        self._plans[shapes] = self._last = found
+        return found
 
     @property
     def _storage(self) -> Storage:
@@ -241,9 +262,9 @@ def _target_of(device: Device, precision: Precision) -> Target:
     )
 
 
-def _targets(schedule: Schedule, target: Target) -> list[Target]:
+def _targets(schedule: Schedule, target: Target, floats: Collection[str]) -> list[Target]:
     """What each task is computed with: floats in the first and last layer, and in all that are not sums of products."""
     layers = [n for n, task in enumerate(schedule.tasks) if isinstance(task.op, Convolution | Dense)]
-    half = set(layers[1:-1]) if target.precision == "half" else set()
+    half = {n for n in layers[1:-1] if schedule.tasks[n].name not in floats} if target.precision == "half" else set()
     plain = replace(target, precision="storage") if target.precision == "half" else target
     return [target if n in half else plain for n in range(len(schedule.tasks))]

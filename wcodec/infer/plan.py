@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -82,17 +83,37 @@ class Plan:
     def start(self, inputs: Sequence[Array]) -> tuple[list[Array], Any]:
         """Begin to run; the outputs, and the event after which they hold what they should."""
         cl = self._device.cl
+        self.give(inputs)
+        self.run(self.steps)
         with translating("running"):
-            for place, array in zip(self.schedule.inputs, inputs, strict=True):
-                cl.enqueue_copy(self._queue, self._buffer(place), array)
-            for step in self.steps:
-                cl.enqueue_nd_range_kernel(self._queue, step.kernel, step.size, step.group)
             outputs = [_empty(place) for place in self.schedule.outputs]
             event = None
             for place, array in zip(self.schedule.outputs, outputs, strict=True):
                 event = cl.enqueue_copy(self._queue, array, self._buffer(place), is_blocking=False)
             self._queue.flush()
         return outputs, event
+
+    def give(self, inputs: Sequence[Array]) -> None:
+        """Put the inputs where the first tasks read them."""
+        with translating("uploading inputs"):
+            for place, array in zip(self.schedule.inputs, inputs, strict=True):
+                self._device.cl.enqueue_copy(self._queue, self._buffer(place), array)
+
+    def run(self, steps: Sequence[Step]) -> None:
+        """Begin to run some of the steps."""
+        with translating("running"):
+            for step in steps:
+                self._device.cl.enqueue_nd_range_kernel(self._queue, step.kernel, step.size, step.group)
+
+    def by_task(self) -> Iterator[tuple[Task, list[Step]]]:
+        """The steps of each task, in order."""
+        for _, steps in groupby(self.steps, key=lambda step: id(step.task)):
+            together = list(steps)
+            yield together[0].task, together
+
+    def read(self, into: Array, place: Place) -> None:
+        """Wait for all that was begun, and copy what a place holds."""
+        self._device.cl.enqueue_copy(self._queue, into, self._buffer(place))
 
     def _buffer(self, place: Place) -> Any:
         """The memory of a place."""

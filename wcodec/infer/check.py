@@ -1,0 +1,44 @@
+"""Layer by layer: which gives numbers that are none, or too large for what they are stored as."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wcodec.infer.places import BLOCK, Place, blocks_of
+from wcodec.model import Array
+from wcodec.opencl.device import translating
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wcodec.infer.plan import Plan
+
+
+def first_bad_layer(plan: Plan, inputs: Sequence[Array]) -> tuple[str, str] | None:
+    """The name of the first node whose result holds NaN or an infinity, and what it holds; None if none does.
+
+    Runs the plan one task at a time, and reads every result back.
+    """
+    plan.give(inputs)
+    for task, steps in plan.by_task():
+        plan.run(steps)
+        found = _read(plan, task.output)
+        if not np.isfinite(found).all():
+            nans = int(np.isnan(found).sum())
+            infinite = int(np.isinf(found).sum())
+            return task.name, f"{infinite} infinities and {nans} NaN among {found.size} numbers"
+    return None
+
+
+def _read(plan: Plan, place: Place) -> Array:
+    """A place's numbers, less what fills up blocks."""
+    stored = np.empty(place.elements, {"f16": np.float16, "f32": np.float32, "i32": np.int32}[place.storage])
+    with translating(f"reading {place.memory!r}"):
+        plan.read(stored, place)
+    if not place.blocks:
+        return stored
+    n, channels, height, width = place.shape
+    whole = stored.reshape(n, blocks_of(channels), height, width, BLOCK)
+    return np.moveaxis(whole, -1, 2).reshape(n, -1, height, width)[:, :channels]
