@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from wcodec.infer.engine import Engine, Precision
+    from wcodec.infer.weights import Resident
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,13 @@ class _Task:
     show_default=True,
     help="Half in memory and float in arithmetic, half in both, or float in both.",
 )
+@click.option(
+    "--resident",
+    type=click.Choice(("packed", "int8", "coded")),
+    default="packed",
+    show_default=True,
+    help="Weights on the device: as kernels read them, as symbols of 8 bits, or coded until their layer runs.",
+)
 @click.option("--check", is_flag=True, help="Look for NaN and infinities after every layer; mend what overflows.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show.")
 @preprocessing_options
@@ -110,6 +118,7 @@ def command(
     inputs: tuple[str, ...],
     device: str,
     precision: Precision,
+    resident: Resident,
     check: bool,
     out: str | None,
     as_json: bool,
@@ -126,7 +135,7 @@ def command(
         _refuse_pointless(context, task, given, inputs, chosen)
         from wcodec.infer.engine import Engine
 
-        with Engine.open(archive, device=device, precision=precision) as engine:
+        with Engine.open(archive, device=device, precision=precision, resident=resident) as engine:
             if len(engine.inputs) != 1:
                 raise UnsupportedError(f"{source}: the model takes {len(engine.inputs)} inputs; run it from Python")
             names = [port.name for port in engine.outputs]

@@ -124,7 +124,7 @@ def test_the_likeliest_classes(run: Run, engine: FakeEngine) -> None:
         ["dog", "20.0", "%"],
         ["cat", "10.0", "%"],
     ]
-    assert engine.opened == [{"device": "opencl", "precision": "storage"}]
+    assert engine.opened == [{"device": "opencl", "precision": "storage", "resident": "packed"}]
     assert engine.closed == 1
     [array] = engine.seen
     assert array.shape == (1, 3, 32, 64)
@@ -135,7 +135,7 @@ def test_several_pictures_and_fewer_classes(run: Run, engine: FakeEngine) -> Non
     Image.new("L", (10, 10)).save("b.jpg")
     shown = lines(run("run", archive(CLASSIFIER), "photo.png", "b.jpg", "--top", "1", "--device", "opencl:1"))
     assert shown == [["photo.png"], ["Egyptian", "cat", "70.0", "%"], [], ["b.jpg"], ["Egyptian", "cat", "70.0", "%"]]
-    assert engine.opened == [{"device": "opencl:1", "precision": "storage"}]
+    assert engine.opened == [{"device": "opencl:1", "precision": "storage", "resident": "packed"}]
 
 
 def test_json_is_one_document(run: Run) -> None:

@@ -25,8 +25,8 @@ def enums(source: str) -> list[list[str]]:
 
 def strings() -> set[str]:
     """Those in the code that launches kernels."""
-    modules = [OPENCL / "launch.py", OPENCL.parent / "infer" / "plan.py", *(OPENCL.parent / "infer/forms").iterdir()]
-    nodes = [node for module in modules if module.suffix == ".py" for node in ast.walk(ast.parse(module.read_text()))]
+    modules = [OPENCL / "launch.py", *(OPENCL.parent / "infer").rglob("*.py")]
+    nodes = [node for module in modules for node in ast.walk(ast.parse(module.read_text()))]
     return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 

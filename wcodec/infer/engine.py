@@ -22,13 +22,15 @@ from wcodec.infer.places import Storage
 from wcodec.infer.plan import Plan
 from wcodec.infer.precision import wide_values
 from wcodec.infer.schedule import Schedule, scheduled
-from wcodec.infer.weights import Weights
+from wcodec.infer.weights import Resident, Weights
 from wcodec.model import Array
 from wcodec.opencl.device import Device, translating
 
 Precision = Literal["storage", "half", "float"]
 
 PRECISIONS: tuple[Precision, ...] = ("storage", "half", "float")
+
+RESIDENTS: tuple[Resident, ...] = ("packed", "int8", "coded")
 
 _PLANS = 4
 """Input shapes whose plans are kept; of more, the one used longest ago is given up."""
@@ -74,8 +76,12 @@ class Engine:
     context manager, or call `close`. One thread at a time may use it.
     """
 
-    def __init__(self, archive: Archive, device: Device, precision: Precision, stack: ExitStack) -> None:
+    def __init__(
+        self, archive: Archive, device: Device, precision: Precision, resident: Resident, stack: ExitStack
+    ) -> None:
         """See `open`."""
+        if resident not in RESIDENTS:
+            raise UsageError(f"resident {resident!r}: there are {', '.join(RESIDENTS)}")
         if precision not in PRECISIONS:
             raise UsageError(f"precision {precision!r}: there are {', '.join(PRECISIONS)}")
         self.device, self.precision = device, precision
@@ -85,7 +91,7 @@ class Engine:
         self._target = _target_of(device, precision)
         with translating("opening a queue"):
             self._queue = device.cl.CommandQueue(device.context)
-        self._weights = Weights(self._source, device)
+        self._weights = Weights(self._source, device, resident)
         self._plans: dict[tuple[tuple[int, ...], ...], Plan] = {}
         self._floats: set[str] = set()
         self._last: Plan | None = None
@@ -101,12 +107,17 @@ class Engine:
         device: str | Device = "opencl",
         *,
         precision: Precision = "storage",
+        resident: Resident = "packed",
         workers: int | None = None,
     ) -> Self:
         """Open the archive at a path or URL, or an opened one, on a device: "opencl", "opencl:1", or a `Device`.
 
         `precision`: "storage" keeps numbers as halves and computes with floats; "half" computes with halves but in
         the first and last layers, where the device can (cl_khr_fp16); "float" does neither.
+
+        `resident` is for devices with little memory: "packed" keeps weights as kernels read them; "int8" keeps
+        symbols of up to 8 bits, a scale for each channel or tensor, as bytes; "coded" keeps payloads of the coder
+        `rans`, and decodes each before its layer runs. Weights that are not stored in such a way are packed.
 
         Raises `UnsupportedError` for an archive without a graph, and for what the engine does not do, with a list of
         what it does; `MissingDependencyError` where there is no such device; `DeviceError` where a kernel cannot be
@@ -115,7 +126,7 @@ class Engine:
         with ExitStack() as stack:
             archive = stack.enter_context(opened(source, workers))
             where = device if isinstance(device, Device) else Device.open(device)
-            engine = cls(archive, where, precision, stack)
+            engine = cls(archive, where, precision, resident, stack)
             engine._stack = stack.pop_all()
         return engine
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from wcodec.infer.arena import Life, arranged
+from wcodec.infer.coded import Coded
 from wcodec.infer.forms.cost import operations
 from wcodec.infer.forms.launch import SMOOTH, Argument, Form, Launch, Local, Target, Weight
 from wcodec.infer.forms.table import forms_of
@@ -68,17 +69,17 @@ class Plan:
             self._chosen(task, offers, target)
             for task, offers, target in zip(schedule.tasks, offered, targets, strict=True)
         ]
-        lives = _lives(schedule, forms)
+        self._expanded = [self._coded(form) for form in forms]
+        lives = _lives(schedule, forms, self._expanded)
         self._sizes = {life.name: life.size for life in lives}
         self.arena = arranged(lives, max(64, device.device.mem_base_addr_align // 8))
         """Where values lie in the memory that they share."""
         self._memory = device.buffer(self.arena.size, "the arena of intermediate values")
         self._parts: dict[str, Any] = {}
-        self.steps = [
-            self._bound(task, form, launch, target, self._buffer)
-            for task, form, target in zip(schedule.tasks, forms, targets, strict=True)
-            for launch in form.launches
-        ]
+        self.steps: list[Step] = []
+        for task, form, target, coded in zip(schedule.tasks, forms, targets, self._expanded, strict=True):
+            self.steps += [self._expansion(task, form, weight) for weight in coded]
+            self.steps += [self._bound(task, form, launch, target, self._buffer) for launch in form.launches]
 
     def start(self, inputs: Sequence[Array]) -> tuple[list[Array], Any]:
         """Begin to run; the outputs, and the event after which they hold what they should."""
@@ -134,7 +135,8 @@ class Plan:
         trial = {place.memory: self._trial_buffer(place) for place in (*task.reads(), task.output)}
 
         def run(form: Form) -> None:
-            memory = trial | {place.memory: self._trial_buffer(place) for place in form.scratch}
+            extra = (*form.scratch, *(coded.place for coded in self._coded(form)))
+            memory = trial | {place.memory: self._trial_buffer(place) for place in extra}
             steps = [
                 self._bound(task, form, launch, target, lambda place: memory[place.memory]) for launch in form.launches
             ]
@@ -164,21 +166,31 @@ class Plan:
         group = launch.group or ((1,) * len(launch.size) if target.is_cpu else None)
         return Step(task, form, kernel, launch.size, group)
 
-    def _storages(self, task: Task, launch: Launch) -> tuple[str, ...]:
-        """Which of a kernel's numbers are floats."""
-        weights = [argument for argument in launch.arguments if isinstance(argument, Weight)]
-        wide = {
-            "X_WIDE": task.x.storage == "f32",
-            "W_WIDE": any(self._weights.is_wide(weight) for weight in weights),
-            "Y_WIDE": task.output.storage == "f32",
+    def _coded(self, form: Form) -> list[Coded]:
+        """What has to be decoded before a form's kernels run."""
+        weights = {
+            argument for launch in form.launches for argument in launch.arguments if isinstance(argument, Weight)
         }
-        return tuple(define for define, holds in wide.items() if holds)
+        return [coded for coded in map(self._weights.coded, weights) if coded is not None]
+
+    def _expansion(self, task: Task, form: Form, coded: Coded) -> Step:
+        kernel, size, arguments = coded.decoder(self._buffer(coded.place))
+        self._given.append(arguments)
+        return Step(task, form, kernel, size, (1,) if self._device.is_cpu else None)
+
+    def _storages(self, task: Task, launch: Launch) -> tuple[str, ...]:
+        """What a kernel's numbers are stored as, where that is not halves."""
+        weights = [argument for argument in launch.arguments if isinstance(argument, Weight)]
+        matrices = [self._weights.define(weight) for weight in weights if weight.packing in ("rows", "swapped")]
+        wide = ("X_WIDE",) * (task.x.storage == "f32") + ("Y_WIDE",) * (task.output.storage == "f32")
+        return (*wide, *filter(None, matrices))
 
     def _argument(self, argument: Argument, task: Task, target: Target, memory: Any) -> Any:
         if isinstance(argument, Place):
             return memory(argument)
         if isinstance(argument, Weight):
-            return self._weights.buffer(argument)
+            coded = self._weights.coded(argument)
+            return self._weights.buffer(argument) if coded is None else memory(coded.place)
         if isinstance(argument, Local):
             return self._device.cl.LocalMemory(argument.numbers * target.real_bytes)
         return argument
@@ -190,7 +202,7 @@ def _arithmetic(task: Task, target: Target) -> tuple[str, ...]:
     return half + ("SMOOTH",) * any(step.kind in SMOOTH for step in task.epilogue)
 
 
-def _lives(schedule: Schedule, forms: Sequence[Form]) -> list[Life]:
+def _lives(schedule: Schedule, forms: Sequence[Form], expanded: Sequence[Sequence[Coded]]) -> list[Life]:
     """When the memory of every value is needed; that of inputs from before the first task, of outputs until the end."""
     last = len(schedule.tasks)
     spans: dict[str, list[int]] = {}
@@ -205,8 +217,8 @@ def _lives(schedule: Schedule, forms: Sequence[Form]) -> list[Life]:
 
     for place in schedule.inputs:
         touch(place, -1)
-    for when, (task, form) in enumerate(zip(schedule.tasks, forms, strict=True)):
-        for place in (*task.reads(), task.output, *form.scratch):
+    for when, (task, form, coded) in enumerate(zip(schedule.tasks, forms, expanded, strict=True)):
+        for place in (*task.reads(), task.output, *form.scratch, *(weight.place for weight in coded)):
             touch(place, when)
     for place in schedule.outputs:
         touch(place, last)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from wcodec.archived import ArchivedTensor
+from wcodec.infer.coded import Coded
 from wcodec.infer.forms.launch import Packing, Weight
 from wcodec.infer.graph import Constant, Stored
 from wcodec.infer.lowering.source import OnnxSource
@@ -17,8 +18,10 @@ from wcodec.model import Array
 from wcodec.opencl.device import Device, translating
 from wcodec.opencl.layout import PackedLayout
 from wcodec.opencl.loading import load_onto
-from wcodec.opencl.tensors import finite_scales, split_scales
+from wcodec.opencl.tensors import DeviceTensor, Scaling, finite_scales, split_scales
 from wcodec.scales import Keep, Uniform
+
+Resident = Literal["packed", "int8", "coded"]
 
 _LAYOUTS: dict[Packing, PackedLayout] = {"rows": PackedLayout(BLOCK), "swapped": PackedLayout(BLOCK, swapped=True)}
 
@@ -35,13 +38,15 @@ class Weights:
     """The constants of one model on one device.
 
     Halves hold a quantized tensor's symbols exactly, but for powers of two, where its scales are those of output
-    channels: what these leave is the layer's to multiply sums by.
+    channels: what these leave is the layer's to multiply sums by. `resident` says what else tensors of that kind are
+    kept as: "int8", symbols of up to 8 bits as bytes; "coded", payloads of `rans`, decoded anew for every run.
     """
 
-    def __init__(self, source: OnnxSource, device: Device) -> None:
-        self._source, self._device = source, device
+    def __init__(self, source: OnnxSource, device: Device, resident: Resident) -> None:
+        self._source, self._device, self._resident = source, device, resident
         self._buffers: dict[Weight, Any] = {}
-        self._wide: set[Weight] = set()
+        self._kinds: dict[Weight, str] = {}
+        self._coded: dict[Weight, Coded] = {}
         self._values: dict[tuple[str, bool], Any] = {}
         self.nbytes = 0
 
@@ -50,25 +55,20 @@ class Weights:
 
         `storage` is what large weights are stored as.
         """
-        missing = [weight for weight in dict.fromkeys(wanted) if weight not in self._buffers]
-        together: dict[tuple[Packing, bool, bool], dict[Weight, ArchivedTensor]] = {}
+        missing = [weight for weight in dict.fromkeys(wanted) if weight not in self._kinds]
+        together: dict[tuple[Packing, str, Scaling], dict[Weight, ArchivedTensor]] = {}
         for weight in missing:
-            if weight.packing in _LAYOUTS and (storage == "f32" or self._is_precious(weight, constants)):
-                self._wide.add(weight)
+            self._kinds[weight] = self._kind(weight, constants, storage)
             tensor = self._stored(weight, constants)
             if tensor is not None:
-                kind = weight.packing, weight in self._wide, self._left(weight, constants) is None
+                kind = weight.packing, self._kinds[weight], self._scaling(weight, constants)
                 together.setdefault(kind, {})[weight] = tensor
         for kind, tensors in together.items():
             self._load(*kind, tensors)
         for weight in missing:
-            if weight not in self._buffers:
+            if weight not in self._buffers and weight not in self._coded:
                 array = self._packed(weight, constants)
                 self._buffers[weight] = self._uploaded(array, weight.constant or weight.packing)
-
-    def is_wide(self, weight: Weight) -> bool:
-        """Whether a weight lies there as f32."""
-        return weight in self._wide
 
     def add_value(self, place: Place, constant: Constant) -> None:
         """Bring a constant to the device that kernels read as they do values."""
@@ -85,8 +85,16 @@ class Weights:
         padded[: array.size] = array.reshape(-1)
         self._values[place.memory, place.blocks] = self._uploaded(padded, place.memory)
 
+    def define(self, weight: Weight) -> str:
+        """The definition that tells kernels what a weight is stored as, "" for halves."""
+        return {"f32": "W_WIDE", "i8": "W_BYTES"}.get(self._kinds[weight], "")
+
     def buffer(self, weight: Weight) -> Any:
         return self._buffers[weight]
+
+    def coded(self, weight: Weight) -> Coded | None:
+        """What decodes a weight before it is used, if it lies there as payloads."""
+        return self._coded.get(weight)
 
     def value(self, place: Place) -> Any:
         return self._values[place.memory, place.blocks]
@@ -101,34 +109,74 @@ class Weights:
             return None
         return self._source.archive.tensor(constant.tensor)
 
-    def _is_precious(self, weight: Weight, constants: Mapping[str, Constant]) -> bool:
-        """Whether a weight is small, and not quantized: then f32 costs nothing."""
-        constant = constants[weight.constant]
-        if math.prod(constant.shape) > _SMALL:
-            return False
-        return not isinstance(constant, Stored) or isinstance(
-            self._source.archive.tensor(constant.tensor).recipe.quantizer, Keep
-        )
+    def _kind(self, weight: Weight, constants: Mapping[str, Constant], storage: Storage) -> str:
+        """What a weight is to be stored as."""
+        if weight.packing not in _LAYOUTS:
+            return "f32"
+        tensor = self._stored(weight, constants)
+        if tensor is not None and self._resident == "int8" and self._has_bytes(weight, tensor):
+            return "i8"
+        if math.prod(constants[weight.constant].shape) > _SMALL:
+            return storage
+        return "f32" if tensor is None or isinstance(tensor.recipe.quantizer, Keep) else storage
+
+    def _has_bytes(self, weight: Weight, tensor: ArchivedTensor) -> bool:
+        quantizer = tensor.recipe.quantizer
+        whole = isinstance(quantizer, Uniform) and quantizer.symmetric and quantizer.bits <= 8
+        return whole and _is_by_channel(weight, tensor)
+
+    def _scaling(self, weight: Weight, constants: Mapping[str, Constant]) -> Scaling:
+        """What of a weight's scales is in its numbers."""
+        tensor, kind = self._stored(weight, constants), self._kinds.get(weight)
+        if kind == "i8":
+            return "none"
+        exact = tensor is not None and kind == "f16" and _is_by_channel(weight, tensor)
+        return "powers" if exact else "whole"
 
     def _left(self, weight: Weight, constants: Mapping[str, Constant]) -> Array | None:
         """What a weight's output channels are short of, f32, one number or one a channel; None if that is nothing."""
-        tensor = None if weight in self._wide else self._stored(weight, constants)
-        if tensor is None or not isinstance(quantizer := tensor.recipe.quantizer, Uniform):
+        scaling, tensor = self._scaling(weight, constants), self._stored(weight, constants)
+        scales = None if tensor is None or scaling == "whole" else tensor.codec.scales
+        if scales is None:
             return None
-        channels = 1 if weight.packing == "swapped" else 0
-        others = (length for axis, length in enumerate(quantizer.block) if axis != channels)
-        if quantizer.bits > _EXACT_BITS or any(others) or quantizer.block[channels] not in (0, 1):
-            return None
-        scales = tensor.codec.scales
-        return None if scales is None else split_scales(finite_scales(scales.scale.reshape(-1)))[1]
+        each = finite_scales(scales.scale.reshape(-1))
+        return each if scaling == "none" else split_scales(each)[1]
 
-    def _load(self, packing: Packing, wide: bool, rounds: bool, tensors: Mapping[Weight, ArchivedTensor]) -> None:
-        wanted = list({tensor.name: tensor for tensor in tensors.values()}.values())
-        dtype, layout = "f32" if wide else "f16", _LAYOUTS[packing]
-        loaded = load_onto(self._device, dtype, layout, self._source.archive, wanted, None, None, rounds=rounds)
-        self.nbytes += sum({id(tensor.buffer): tensor.nbytes for tensor in loaded.values()}.values())
-        for weight, tensor in tensors.items():
-            self._buffers[weight] = loaded[tensor.name].buffer
+    def _load(self, packing: Packing, kind: str, scaling: Scaling, tensors: Mapping[Weight, ArchivedTensor]) -> None:
+        archive, layout = self._source.archive, _LAYOUTS[packing]
+        dtype = "f32" if kind == "f32" else "f16"
+        plain = dict(tensors)
+        if self._resident == "coded":
+            for weight, tensor in tensors.items():
+                coded = Coded.of(tensor, self._device, dtype, layout, scaling)
+                if coded is not None:
+                    self._coded[weight] = coded
+                    self.nbytes += coded.nbytes
+                    del plain[weight]
+        wanted = list({tensor.name: tensor for tensor in plain.values()}.values())
+        # bytes are made of halves, of one tensor at a time
+        groups = [[tensor] for tensor in wanted] if kind == "i8" else [wanted] * bool(wanted)
+        buffers: dict[str, Any] = {}
+        for group in groups:
+            loaded = load_onto(self._device, dtype, layout, archive, group, None, None, scaling=scaling)
+            if kind == "i8":
+                buffers[group[0].name] = self._narrowed(loaded[group[0].name])
+                continue
+            self.nbytes += sum({id(tensor.buffer): tensor.nbytes for tensor in loaded.values()}.values())
+            buffers.update({name: tensor.buffer for name, tensor in loaded.items()})
+        for weight, tensor in plain.items():
+            self._buffers[weight] = buffers[tensor.name]
+
+    def _narrowed(self, tensor: DeviceTensor) -> Any:
+        """A buffer of the bytes that a tensor's halves hold."""
+        count = math.prod(tensor.stored_shape)
+        buffer = self._device.buffer(count, f"symbols of {tensor.name!r}")
+        kernel = self._device.kernel("narrow", ("narrow.cl",), ())
+        with translating(f"narrowing {tensor.name!r}"):
+            kernel.set_args(tensor.buffer, buffer)
+            self._device.cl.enqueue_nd_range_kernel(self._device.queue, kernel, (count // BLOCK,), None).wait()
+        self.nbytes += count
+        return buffer
 
     def _array(self, constant: Constant) -> Array:
         return self._source.read(constant.tensor) if isinstance(constant, Stored) else constant
@@ -139,7 +187,7 @@ class Weights:
             array, packing = self._array(constants[weight.constant]), weight.packing
             if weight.length:
                 array, packing = _by_outputs(array, weight.length), "rows"
-            return _LAYOUTS[packing].pack(array).astype(np.float32 if weight in self._wide else np.float16)
+            return _LAYOUTS[packing].pack(array).astype(np.float32 if self._kinds[weight] == "f32" else np.float16)
         filled = np.full(blocks_of(weight.length) * BLOCK, weight.packing == "scale", np.float32)
         if weight.constant:
             filled[: weight.length] = self._array(constants[weight.constant]).reshape(-1)
@@ -155,6 +203,16 @@ class Weights:
             self._device.cl.enqueue_copy(self._device.transfers, buffer, np.ascontiguousarray(array))
         self.nbytes += array.nbytes
         return buffer
+
+
+def _is_by_channel(weight: Weight, tensor: ArchivedTensor) -> bool:
+    """Whether a tensor is quantized to symbols that halves hold, with a scale for all, or for each output channel."""
+    quantizer = tensor.recipe.quantizer
+    if not isinstance(quantizer, Uniform) or quantizer.bits > _EXACT_BITS:
+        return False
+    channels = 1 if weight.packing == "swapped" else 0
+    others = (length for axis, length in enumerate(quantizer.block) if axis != channels)
+    return not any(others) and quantizer.block[channels] in (0, 1)
 
 
 def _by_outputs(array: Array, groups: int) -> Array:

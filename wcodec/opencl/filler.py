@@ -23,7 +23,7 @@ class Filler:
     """Fills a target from the chunks of an archive's tensor."""
 
     def __init__(self, tensor: ArchivedTensor, target: DeviceTensor, launcher: Launcher) -> None:
-        self._tensor, self._launcher, self._rounds = tensor, launcher, target.rounds
+        self._tensor, self._launcher, self._scaling = tensor, launcher, target.scaling
         coder, rows = tensor.recipe.coder, tensor.rows
         if isinstance(coder, Rans) and (isinstance(tensor.recipe.tiling, Grid) or rows.size % coder.period):
             where = tensor.container.place(f"tensor {tensor.entry.name!r}")
@@ -57,6 +57,20 @@ class Filler:
     def row_in_batch(self, piece: Piece, start: int) -> int:
         """What a chunk's first row is to kernels, in a batch whose first row is `start`."""
         return piece.start if self._direct else piece.start - start
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether a tensor's lanes are decoded to where they belong by one kernel."""
+        return isinstance(self._tensor.recipe.coder, Rans) and self._direct
+
+    def expansion(self, batch: Batch, blob: Any, status: Any) -> tuple[Any, list[Any], int]:
+        """The kernel that decodes a batch of all rows, which lies on the device, with its arguments and its size.
+
+        Only for tensors that are `is_direct`. It can be launched any number of times.
+        """
+        coder = self._tensor.recipe.coder
+        assert isinstance(coder, Rans)
+        return self._launcher.decoder(coder, batch, blob, self._factors, self._to, status)
 
     def decode(self, batch: Batch, source: Source, rows: tuple[int, int], status: Any) -> Any:
         """Decode a batch of rows [start, stop); the event of its end."""
@@ -99,4 +113,4 @@ class Filler:
 
     @cached_property
     def _factors(self) -> Factors:
-        return make_factors(self._tensor, self._launcher.device, rounds=self._rounds)
+        return make_factors(self._tensor, self._launcher.device, self._scaling)

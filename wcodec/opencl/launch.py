@@ -71,6 +71,13 @@ class Launcher:
 
         Returns the event of its end. `status` gets the least number of a damaged lane, counted over all groups.
         """
+        kernel, arguments, size = self.decoder(coder, batch, source[0], factors, to, status)
+        return self.run(kernel, arguments, source[1], size, self.one_by_one)
+
+    def decoder(
+        self, coder: Rans, batch: Batch, blob: Any, factors: Factors, to: Destination, status: Any
+    ) -> tuple[Any, list[Any], int]:
+        """The kernel that decodes a batch, its arguments and how many work-items it takes."""
         defines = [f"LANES={self.device.lanes}", f"PERIOD={coder.period}"]
         defines += ["PREDICTED"] * batch.predicted + ["PHASES"] * batch.phases + ["LOW"] * batch.low
         if to.dtype in _DESTINATIONS:
@@ -79,11 +86,11 @@ class Launcher:
         else:
             defines.append(f"DST_{8 * DTYPES[to.dtype].itemsize}")
         places = (batch.groups_at, batch.chunks_at, batch.words_at, batch.words)
-        arguments = [source[0], *map(np.uint32, places), *factors.arguments(), to.buffer]
+        arguments = [blob, *map(np.uint32, places), *factors.arguments(), to.buffer]
         arguments += [NO_LAYOUT if to.layout is None else to.layout]
         arguments += [np.uint32(to.row_size), np.int32(to.low), np.int32(to.high), status]
         kernel = self._kernel("decode", ("lanes.cl", "store.cl", "rans_decode.cl"), defines)
-        return self.run(kernel, arguments, source[1], batch.groups, self._one_by_one)
+        return kernel, arguments, batch.groups
 
     def unpack(
         self,
@@ -118,10 +125,10 @@ class Launcher:
         at_once = _ENCODED_AT_ONCE if self.device.is_cpu else 1
         defines = [f"PERIOD={period}", f"SOURCE={kind}", f"AT_ONCE={at_once}", *["PREDICTED"] * predicted]
         kernel = self._kernel("encode", ("rans_encode.cl",), defines)
-        return self.run(kernel, arguments, ready, -(-lanes // at_once), self._one_by_one)
+        return self.run(kernel, arguments, ready, -(-lanes // at_once), self.one_by_one)
 
     @property
-    def _one_by_one(self) -> tuple[int, ...] | None:
+    def one_by_one(self) -> tuple[int, ...] | None:
         """The size of work-groups where each work-item is long: on a CPU one, so that cores share them evenly."""
         return (1,) if self.device.is_cpu else None
 

@@ -29,7 +29,7 @@ from wcodec.opencl.filler import Filler
 from wcodec.opencl.launch import Launcher
 from wcodec.opencl.layout import PackedLayout
 from wcodec.opencl.staging import Slot, Staging
-from wcodec.opencl.tensors import DeviceTensor, check_target, make_tensor
+from wcodec.opencl.tensors import DeviceTensor, Scaling, check_target, make_tensor
 from wcodec.pipeline import locating
 from wcodec.workers import ProgressCallback, Workers
 
@@ -62,11 +62,11 @@ def load_onto(
     out: Mapping[str, Any] | None,
     progress: ProgressCallback | None,
     *,
-    rounds: bool = True,
+    scaling: Scaling = "whole",
 ) -> dict[str, DeviceTensor]:
     """Decode tensors onto a device, as `wcodec.load` says; tied ones share a buffer, or have each its own of `out`.
 
-    Without `rounds`, new tensors are as `DeviceTensor` says of those.
+    New tensors have the factors that `scaling` says, as in `DeviceTensor`.
     """
     if dtype not in ("f16", "f32"):
         raise UsageError(f"dtype {dtype!r}: floats on a device are f16 or f32")
@@ -75,7 +75,7 @@ def load_onto(
         pass
     if out is None:
         targets: dict[str, DeviceTensor] = shared(
-            wanted, lambda tensor: make_tensor(tensor, opened, dtype, layout, rounds=rounds)
+            wanted, lambda tensor: make_tensor(tensor, opened, dtype, layout, scaling)
         )
     else:
         check_all(wanted, lambda tensor: check_target(tensor, out[tensor.name], opened))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,13 +16,16 @@ from wcodec.opencl.launch import Factors
 from wcodec.opencl.layout import PackedLayout
 from wcodec.scales import block_grid, lead_index, lead_view
 
+Scaling = Literal["whole", "powers", "none"]
+
 
 @dataclass(frozen=True, eq=False)
 class DeviceTensor:
     """A tensor in a buffer of pyopencl's, `buffer`, which `device.context` owns.
 
     The buffer holds elements of `dtype`, wcodec's name of one, in C order of `shape`, or as `layout` says. Where
-    `rounds` is false, what is quantized is short of the factors that `split_scales` leaves.
+    `scaling` is not "whole", what is quantized is symbols times only the powers of two that `split_scales` gives, or
+    symbols less zero points.
     """
 
     name: str
@@ -31,7 +34,7 @@ class DeviceTensor:
     layout: PackedLayout | None
     buffer: Any
     device: Device
-    rounds: bool = True
+    scaling: Scaling = "whole"
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -52,7 +55,7 @@ class DeviceTensor:
 
 
 def make_tensor(
-    like: ArchivedTensor, device: Device, dtype: str, layout: PackedLayout | None, *, rounds: bool = True
+    like: ArchivedTensor, device: Device, dtype: str, layout: PackedLayout | None, scaling: Scaling = "whole"
 ) -> DeviceTensor:
     """An unfilled tensor for an archive's: floats as `dtype`, of two or more axes in `layout`; others as they are."""
     own = like.dtype in FLOATS
@@ -62,7 +65,7 @@ def make_tensor(
     if packed is not None and math.prod(made.stored_shape) > like.size:
         with translating(f"clearing {like.name!r}"):
             device.cl.enqueue_fill_buffer(device.queue, buffer, np.uint8(0), 0, made.nbytes).wait()
-    return DeviceTensor(like.name, made.dtype, like.shape, packed, buffer, device, rounds)
+    return DeviceTensor(like.name, made.dtype, like.shape, packed, buffer, device, scaling)
 
 
 def check_target(like: ArchivedTensor, given: object, device: Device) -> DeviceTensor:
@@ -93,16 +96,16 @@ def split_scales(scales: Array) -> tuple[Array, Array]:
     return powers, scales / powers
 
 
-def make_factors(tensor: ArchivedTensor, device: Device, *, rounds: bool = True) -> Factors:
-    """The factors of a tensor, of which one that is not quantized has none; only powers of two without `rounds`."""
+def make_factors(tensor: ArchivedTensor, device: Device, scaling: Scaling = "whole") -> Factors:
+    """The factors of a tensor, of which one that is not quantized has none: all of them, or what `scaling` says."""
     scales, rows = tensor.codec.scales, tensor.rows
     zeros, lead, trail, trails = None, np.zeros(1, np.int32), np.zeros(1, np.int32), 1
     if scales is None:
         numbers = np.ones(1, np.float32)
     else:
         numbers = finite_scales(lead_view(scales.scale, rows).reshape(-1))
-        if not rounds:
-            numbers, _ = split_scales(numbers)
+        if scaling != "whole":
+            numbers = split_scales(numbers)[0] if scaling == "powers" else np.ones_like(numbers)
         if scales.zero_point is not None:
             zeros = scales.zero_point.astype(np.float32, copy=False).reshape(-1)
         lead = lead_index(rows, scales.block, 0, rows.count).astype(np.int32)

@@ -1,6 +1,7 @@
 // What all kernels of inference share: how numbers are stored and computed with, and what is done to a result.
 //
 //   X_WIDE, W_WIDE, Y_WIDE   inputs, weights, and results with their operands are stored as floats, else as halves
+//   W_BYTES       weights are symbols of 8 bits
 //   HALVES        halves are computed with; needs cl_khr_fp16
 //   NATIVE_HALF   the device has cl_khr_fp16: casts from its halves are faster than vload_half on some
 //   SMOOTH        the functions that take long to build are there
@@ -57,7 +58,10 @@ typedef half X;
 #define LOAD16_X(p) HALF_LOAD16(p)
 #endif
 
-#ifdef W_WIDE
+#if defined(W_BYTES)
+typedef char W;
+#define LOAD16_W(p) REAL16(convert_float16(vload16(0, p)))
+#elif defined(W_WIDE)
 typedef float W;
 #define LOAD16_W(p) WIDE_LOAD16(p)
 #else
