@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from wcodec.infer.forms.launch import Form, Launch, Local, Target, epilogue_arguments, ints, layer_arguments
+from wcodec.infer.forms.tiled import tiled_depthwise, tiled_forms
 from wcodec.infer.forms.winograd import winograd_forms
 from wcodec.infer.graph import Convolution
 from wcodec.infer.places import BLOCK, Task, blocks_of
@@ -29,9 +30,15 @@ def conv_forms(task: Task, target: Target) -> list[Form]:
     assert isinstance(op, Convolution)
     channels, outputs = task.x.shape[1], task.output.shape[1]
     if not op.transposed and op.groups == channels == outputs:
+        if not target.is_cpu:
+            return [tiled_depthwise(task, op, geometry_defines(op))]
         return [_depthwise(task, op, target, rows) for rows in (1, 2, 4) if rows <= task.output.shape[2]]
     whole = op.groups == 1 or (channels // op.groups % BLOCK == 0 and outputs // op.groups % BLOCK == 0)
     if not op.transposed and whole:
+        if not target.is_cpu and task.x.blocks:
+            tiled = [*tiled_forms(task, op, target, geometry_defines(op))]
+            if tiled:
+                return tiled
         direct = [*_direct_forms(task, op, target)]
         if direct:
             return [*direct, *(winograd_forms(task, op, target) if task.x.blocks else ())]

@@ -8,6 +8,7 @@ import numpy as np
 
 from wcodec.errors import UnsupportedError
 from wcodec.infer.forms.launch import Form, Launch, Local, Target, epilogue_arguments, ints, layer_arguments
+from wcodec.infer.forms.tiled import tiled_dense
 from wcodec.infer.graph import Dense, MatMul
 from wcodec.infer.places import BLOCK, Place, Task, blocks_of
 
@@ -19,6 +20,8 @@ def dense_forms(task: Task, target: Target) -> list[Form]:
     """The ways to multiply by a constant matrix."""
     op = task.op
     assert isinstance(op, Dense)
+    if not target.is_cpu:
+        return [tiled_dense(task, op)]
     depth, columns = task.x.shape[-1], task.output.shape[-1]
     rows = math.prod(task.x.shape[:-1])
     layer = layer_arguments(task, columns, "rows" if op.rows_first else "swapped")

@@ -60,6 +60,6 @@ kernel void dense(global const X *restrict x, global const W *restrict weight, g
         const float16 v = fma(FLOAT16(vload16(r, tile)), factor, offset);
         const long place = (long)(first + r) * s.columns + block * 16;
         const int valid = min(16, s.columns - block * 16);
-        put16(finished_some(v, epilogue, other + place, slopes, valid), y + place, valid);
+        put16(finished_some(v, epilogue, other + place, slopes + block * 16, valid), y + place, valid);
     }
 }

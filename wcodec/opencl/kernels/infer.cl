@@ -16,12 +16,16 @@
 
 #ifdef HALVES
 typedef half Real;
+typedef half4 Real4;
 typedef half16 Real16;
+#define REAL4(x) convert_half4(x)
 #define REAL16(x) convert_half16(x)
 #define FLOAT16(x) convert_float16(x)
 #else
 typedef float Real;
+typedef float4 Real4;
 typedef float16 Real16;
+#define REAL4(x) (x)
 #define REAL16(x) (x)
 #define FLOAT16(x) (x)
 #endif
@@ -34,16 +38,19 @@ typedef float16 Real16;
 #if defined(HALVES)
 #define HALF_LOAD(p) (*(p))
 #define HALF_STORE(v, p) (*(p) = (half)(v))
+#define HALF_LOAD4(p) vload4(0, p)
 #define HALF_LOAD16(p) vload16(0, p)
 #define HALF_STORE16(v, p) vstore16(v, 0, p)
 #elif defined(NATIVE_HALF)
 #define HALF_LOAD(p) ((float)*(p))
 #define HALF_STORE(v, p) (*(p) = (half)(v))
+#define HALF_LOAD4(p) convert_float4(vload4(0, p))
 #define HALF_LOAD16(p) convert_float16(vload16(0, p))
 #define HALF_STORE16(v, p) vstore16(convert_half16(v), 0, p)
 #else
 #define HALF_LOAD(p) vload_half(0, p)
 #define HALF_STORE(v, p) vstore_half(v, 0, p)
+#define HALF_LOAD4(p) vload_half4(0, p)
 #define HALF_LOAD16(p) vload_half16(0, p)
 #define HALF_STORE16(v, p) vstore_half16(v, 0, p)
 #endif
@@ -60,12 +67,15 @@ typedef half X;
 
 #if defined(W_BYTES)
 typedef char W;
+#define LOAD4_W(p) REAL4(convert_float4(vload4(0, p)))
 #define LOAD16_W(p) REAL16(convert_float16(vload16(0, p)))
 #elif defined(W_WIDE)
 typedef float W;
+#define LOAD4_W(p) REAL4(vload4(0, p))
 #define LOAD16_W(p) WIDE_LOAD16(p)
 #else
 typedef half W;
+#define LOAD4_W(p) HALF_LOAD4(p)
 #define LOAD16_W(p) HALF_LOAD16(p)
 #endif
 
@@ -156,7 +166,7 @@ inline void finish_run(local Real *results, int count, float16 factor, float16 o
         const float16 slope = kind == 3 ? vload16(0, slopes) : 0;
 #pragma unroll 1
         for (int p = 0; p < count; p++) {
-            const float16 operand = kind == 8 ? FLOAT16(LOAD16_Y(other + p * 16)) : 0;
+            const float16 operand = kind == 7 || kind == 8 ? FLOAT16(LOAD16_Y(other + p * 16)) : 0;
             const float16 v = FLOAT16(vload16(p, results));
             vstore16(REAL16(stepped(v, kind, epilogue.a[n], epilogue.b[n], operand, slope)), p, results);
         }
