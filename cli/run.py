@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from click.core import ParameterSource
 
 import wcodec
+from wcodec.archive import Archive
 from wcodec.cli.findings import (
     Classified,
     Detected,
@@ -31,7 +33,14 @@ from wcodec.cli.findings import (
 from wcodec.cli.options import archive_source, json_option
 from wcodec.cli.output import print_json, printable
 from wcodec.cli.preprocessing import preprocessing_from, preprocessing_options, read_labels, take_given
-from wcodec.errors import MismatchError, UnsupportedError, UsageError
+from wcodec.errors import (
+    AllocationError,
+    DeviceError,
+    MismatchError,
+    MissingDependencyError,
+    UnsupportedError,
+    UsageError,
+)
 from wcodec.formats.atomic import atomic_file
 from wcodec.infer.detect import Detection, Detector, class_count, detect, detector_of, draw
 from wcodec.infer.preprocess import (
@@ -50,6 +59,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from wcodec.infer.engine import Engine, Precision
+    from wcodec.infer.fallback import Elsewhere, Fallback
     from wcodec.infer.weights import Resident
 
 
@@ -98,6 +108,11 @@ class _Task:
     show_default=True,
     help="Weights on the device: as kernels read them, as symbols of 8 bits, or coded until their layer runs.",
 )
+@click.option(
+    "--fallback",
+    type=click.Choice(("torch", "onnxruntime")),
+    help="Run elsewhere where there is no device, or the model has what devices do not do.",
+)
 @click.option("--check", is_flag=True, help="Look for NaN and infinities after every layer; mend what overflows.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show.")
 @preprocessing_options
@@ -119,6 +134,7 @@ def command(
     device: str,
     precision: Precision,
     resident: Resident,
+    fallback: Elsewhere | None,
     check: bool,
     out: str | None,
     as_json: bool,
@@ -133,15 +149,15 @@ def command(
         given = take_given(chosen)
         task = _settle(archive.metadata, given, source, inputs, out, chosen)
         _refuse_pointless(context, task, given, inputs, chosen)
-        from wcodec.infer.engine import Engine
-
-        with Engine.open(archive, device=device, precision=precision, resident=resident) as engine:
+        how = {"device": device, "precision": precision, "resident": resident}
+        with _opened(archive, fallback, how) as engine:
             if len(engine.inputs) != 1:
                 raise UnsupportedError(f"{source}: the model takes {len(engine.inputs)} inputs; run it from Python")
             names = [port.name for port in engine.outputs]
             reports: list[Report] = []
             for path in inputs:
-                for report in _run(path, partial(_checked, engine) if check else engine, names, task):
+                run = partial(_checked, engine) if check else engine
+                for report in _run(path, run, names, task):
                     if not as_json:
                         print_report(report, first=not reports)
                     reports.append(report)
@@ -232,9 +248,28 @@ def _input(path: str, task: _Task) -> _Input:
     return _Input(path, array, (height, width), Placement(width, height, (1.0, 1.0), (0.0, 0.0)))
 
 
-def _checked(engine: Engine, array: Array) -> Any:
-    """What the engine gives for an array, once it has been checked layer by layer."""
-    for name in engine.check(array):
+@contextmanager
+def _opened(archive: Archive, fallback: Elsewhere | None, how: dict[str, Any]) -> Iterator[Engine | Fallback]:
+    """The engine, or where it does not do, what runs elsewhere."""
+    from wcodec.infer.engine import Engine
+
+    try:
+        engine = Engine.open(archive, **how)
+    except (AllocationError, DeviceError, MissingDependencyError, UnsupportedError) as error:
+        if fallback is None:
+            raise
+        from wcodec.infer.fallback import Fallback
+
+        click.echo(f"{error}; running on {fallback} instead", err=True)
+        yield Fallback(archive, fallback)
+        return
+    with engine:
+        yield engine
+
+
+def _checked(engine: Engine | Fallback, array: Array) -> Any:
+    """What the engine gives for an array, once it has been checked layer by layer; elsewhere there are only floats."""
+    for name in getattr(engine, "check", lambda _: ())(array):
         click.echo(f"layer {printable(name)}: too large for halves, kept as floats", err=True)
     return engine(array)
 

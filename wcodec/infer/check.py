@@ -21,7 +21,7 @@ def first_bad_layer(plan: Plan, inputs: Sequence[Array]) -> tuple[str, str] | No
 
     Runs the plan one task at a time, and reads every result back.
     """
-    plan.give(inputs)
+    given = plan.give(inputs)
     for task, steps in plan.by_task():
         plan.run(steps)
         found = _read(plan, task.output)
@@ -29,6 +29,7 @@ def first_bad_layer(plan: Plan, inputs: Sequence[Array]) -> tuple[str, str] | No
             nans = int(np.isnan(found).sum())
             infinite = int(np.isinf(found).sum())
             return task.name, f"{infinite} infinities and {nans} NaN among {found.size} numbers"
+    del given  # held until all has run
     return None
 
 

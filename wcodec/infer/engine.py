@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 
 from wcodec.archive import Archive, opened
-from wcodec.errors import MismatchError, MissingDependencyError, NonFiniteError, UsageError
+from wcodec.errors import MissingDependencyError, NonFiniteError, UsageError
 from wcodec.formats.source import Target as Source
 from wcodec.infer.check import first_bad_layer
 from wcodec.infer.forms.launch import Target
@@ -19,7 +19,8 @@ from wcodec.infer.graph import Convolution, Dense
 from wcodec.infer.lowering.source import OnnxSource
 from wcodec.infer.lowering.walk import OPERATORS, lower
 from wcodec.infer.places import Storage
-from wcodec.infer.plan import Plan
+from wcodec.infer.plan import Plan, Started
+from wcodec.infer.ports import Port, checked_inputs
 from wcodec.infer.precision import wide_values
 from wcodec.infer.schedule import Schedule, scheduled
 from wcodec.infer.weights import Resident, Weights
@@ -37,14 +38,6 @@ _PLANS = 4
 
 
 @dataclass(frozen=True)
-class Port:
-    """An input or output: its name and shape, a name standing for a length that is free, such as the batch's."""
-
-    name: str
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
 class Memory:
     """Bytes on the device: `weights` and other constants, and `arena`, which holds all other values of the last run."""
 
@@ -55,15 +48,14 @@ class Memory:
 class Pending:
     """Outputs that a device is computing."""
 
-    def __init__(self, parts: list[tuple[list[Array], Any]], names: tuple[str, ...]) -> None:
-        self._parts, self._names = parts, names
+    def __init__(self, parts: list[Started]) -> None:
+        self._parts = parts
 
     def result(self) -> Array | tuple[Array, ...]:
         """Wait for the outputs: the array, or a tuple where the model has several."""
-        with translating("running"):
-            for _, event in self._parts:
-                event.wait()
-        columns = zip(*(outputs for outputs, _ in self._parts), strict=True)
+        for part in self._parts:
+            part.wait()
+        columns = zip(*(part.outputs for part in self._parts), strict=True)
         arrays = tuple(column[0] if len(column) == 1 else np.concatenate(column) for column in columns)
         arrays = tuple(a.astype(np.int64) if a.dtype == np.int32 else a for a in arrays)
         return arrays[0] if len(arrays) == 1 else arrays
@@ -142,10 +134,10 @@ class Engine:
         shapes and dtypes, and `NonFiniteError` for NaN and infinities.
         """
         started = []
-        for part in self._parts(self._checked(inputs)):
+        for part in self._parts(checked_inputs(self.inputs, inputs)):
             plan = self._plan(tuple(array.shape for array in part))
             started.append(plan.start(part))
-        return Pending(started, tuple(port.name for port in self.outputs))
+        return Pending(started)
 
     def check(self, *inputs: Array) -> tuple[str, ...]:
         """Run layer by layer; names of those whose results were too large, which are stored as f32 from now on.
@@ -154,7 +146,7 @@ class Engine:
         raises.
         """
         moved: list[str] = []
-        arrays = self._checked(inputs)
+        arrays = checked_inputs(self.inputs, inputs)
         for part in self._parts(arrays):
             shapes = tuple(array.shape for array in part)
             while (found := first_bad_layer(self._plan(shapes), part)) is not None:
@@ -165,11 +157,6 @@ class Engine:
                 moved.append(name)
                 self._plans.clear()
         return tuple(moved)
-
-    def _checked(self, inputs: tuple[Array, ...]) -> list[Array]:
-        if len(inputs) != len(self.inputs):
-            raise MismatchError(f"the model takes {len(self.inputs)} inputs, not {len(inputs)}")
-        return [_checked(port, array) for port, array in zip(self.inputs, inputs, strict=True)]
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -228,31 +215,8 @@ class Engine:
         return "f32" if self.precision == "float" else "f16"
 
 
-def _fits(want: int | str, have: int, *, is_batch: bool) -> bool:
-    return have > 0 and (isinstance(want, str) or want == have or (is_batch and have % want == 0))
-
-
 def _with_batch(port: Port, batch: int) -> tuple[int, ...]:
     return tuple(length if isinstance(length, int) else batch for length in port.shape)
-
-
-def _checked(port: Port, array: object) -> Array:
-    """An input as f32 in C order."""
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-        what = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-        raise MismatchError(f"input {port.name!r} is an array of floats, not {what}")
-    lengths = enumerate(zip(port.shape, array.shape, strict=False))
-    if array.ndim != len(port.shape) or not all(_fits(*pair, is_batch=place == 0) for place, pair in lengths):
-        wanted, given = ("x".join(map(str, shape)) or "a scalar" for shape in (port.shape, array.shape))
-        swapped = array.ndim == len(port.shape) == 4 and array.shape[3] == port.shape[1]
-        hint = "; its channels come last: transpose it to (N, C, H, W)" if swapped else ""
-        raise MismatchError(f"input {port.name!r} is {wanted}, not {given}{hint}")
-    with np.errstate(over="ignore"):
-        made = np.ascontiguousarray(array, np.float32)
-    if not np.isfinite(made).all():
-        place = np.unravel_index(int(np.argmin(np.isfinite(made))), made.shape)
-        raise NonFiniteError(f"input {port.name!r}: {made[place]} at {tuple(map(int, place))}")
-    return made
 
 
 def _target_of(device: Device, precision: Precision) -> Target:

@@ -37,6 +37,19 @@ class Step:
     group: tuple[int, ...] | None
 
 
+@dataclass(frozen=True)
+class Started:
+    """A run that has begun: its outputs, and the events after which they hold what they should."""
+
+    outputs: list[Array]
+    events: list[Any]
+
+    def wait(self) -> None:
+        with translating("running"):
+            for event in self.events:
+                event.wait()
+
+
 class Plan:
     """Everything that running takes, allocated and built."""
 
@@ -81,24 +94,25 @@ class Plan:
             self.steps += [self._expansion(task, form, weight) for weight in coded]
             self.steps += [self._bound(task, form, launch, target, self._buffer) for launch in form.launches]
 
-    def start(self, inputs: Sequence[Array]) -> tuple[list[Array], Any]:
-        """Begin to run; the outputs, and the event after which they hold what they should."""
-        cl = self._device.cl
-        self.give(inputs)
+    def start(self, inputs: Sequence[Array]) -> Started:
+        """Begin to run, and return at once."""
+        given = self.give(inputs)
         self.run(self.steps)
+        outputs, done = [_empty(place) for place in self.schedule.outputs], []
         with translating("running"):
-            outputs = [_empty(place) for place in self.schedule.outputs]
-            event = None
             for place, array in zip(self.schedule.outputs, outputs, strict=True):
-                event = cl.enqueue_copy(self._queue, array, self._buffer(place), is_blocking=False)
+                copy = self._device.cl.enqueue_copy(self._queue, array, self._buffer(place), is_blocking=False)
+                done.append(copy)
             self._queue.flush()
-        return outputs, event
+        return Started(outputs, [*given, *done])
 
-    def give(self, inputs: Sequence[Array]) -> None:
-        """Put the inputs where the first tasks read them."""
+    def give(self, inputs: Sequence[Array]) -> list[Any]:
+        """Begin to put the inputs where the first tasks read them; the events that hold on to them until it is done."""
         with translating("uploading inputs"):
-            for place, array in zip(self.schedule.inputs, inputs, strict=True):
-                self._device.cl.enqueue_copy(self._queue, self._buffer(place), array)
+            return [
+                self._device.cl.enqueue_copy(self._queue, self._buffer(place), array, is_blocking=False)
+                for place, array in zip(self.schedule.inputs, inputs, strict=True)
+            ]
 
     def run(self, steps: Sequence[Step]) -> None:
         """Begin to run some of the steps."""
