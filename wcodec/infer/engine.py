@@ -80,7 +80,7 @@ class Engine:
         self._archive, self._stack = archive, stack
         self._source = OnnxSource(archive)
         self._source.check_operators(OPERATORS)
-        self._target = _target_of(device, precision)
+        self._target = _target_of(device, precision, resident)
         with translating("opening a queue"):
             self._queue = device.cl.CommandQueue(device.context)
         self._weights = Weights(self._source, device, resident)
@@ -219,7 +219,7 @@ def _with_batch(port: Port, batch: int) -> tuple[int, ...]:
     return tuple(length if isinstance(length, int) else batch for length in port.shape)
 
 
-def _target_of(device: Device, precision: Precision) -> Target:
+def _target_of(device: Device, precision: Precision, resident: Resident) -> Target:
     extensions = device.device.extensions.split()
     native = "cl_khr_fp16" in extensions
     if precision == "half" and not native:
@@ -233,6 +233,7 @@ def _target_of(device: Device, precision: Precision) -> Target:
         local=device.device.local_mem_size,
         vector=max(device.device.native_vector_width_float, device.device.preferred_vector_width_float),
         native_half=native,
+        keeps_more=resident == "packed",
         precision=precision,
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 from wcodec.archived import ArchivedTensor
 from wcodec.infer.coded import Coded
 from wcodec.infer.forms.launch import Packing, Weight
+from wcodec.infer.forms.winograd import WINOGRAD_PLACES
 from wcodec.infer.graph import Constant, Stored
 from wcodec.infer.lowering.source import OnnxSource
 from wcodec.infer.places import BLOCK, Place, Storage, blocks_of
@@ -65,8 +66,10 @@ class Weights:
                 together.setdefault(kind, {})[weight] = tensor
         for kind, tensors in together.items():
             self._load(*kind, tensors)
-        for weight in missing:
-            if weight not in self._buffers and weight not in self._coded:
+        for weight in sorted(missing, key=lambda weight: weight.packing == "winograd"):
+            if weight.packing == "winograd":
+                self._buffers[weight] = self._transformed(weight, constants)
+            elif weight not in self._buffers and weight not in self._coded:
                 array = self._packed(weight, constants)
                 self._buffers[weight] = self._uploaded(array, weight.constant or weight.packing)
 
@@ -112,7 +115,7 @@ class Weights:
     def _kind(self, weight: Weight, constants: Mapping[str, Constant], storage: Storage) -> str:
         """What a weight is to be stored as."""
         if weight.packing not in _LAYOUTS:
-            return "f32"
+            return "f32"  # vectors, and what is transformed
         tensor = self._stored(weight, constants)
         if tensor is not None and self._resident == "int8" and self._has_bytes(weight, tensor):
             return "i8"
@@ -176,6 +179,23 @@ class Weights:
             kernel.set_args(tensor.buffer, buffer)
             self._device.cl.enqueue_nd_range_kernel(self._device.queue, kernel, (count // BLOCK,), None).wait()
         self.nbytes += count
+        return buffer
+
+    def _transformed(self, weight: Weight, constants: Mapping[str, Constant]) -> Any:
+        """A buffer of what kernels/winograd.cl makes of a weight."""
+        matrix = weight.matrix
+        assert matrix is not None
+        outputs, channels = constants[weight.constant].shape[:2]
+        size = 4 * WINOGRAD_PLACES * blocks_of(outputs) * BLOCK * channels
+        buffer = self._device.buffer(size, f"constant {weight.constant!r}, transformed")
+        defines = ("TILES=8", "AT_ONCE=2", *filter(None, [self.define(matrix)]))
+        kernel = self._device.kernel("transform_weights", ("infer.cl", "winograd.cl"), defines)
+        with translating(f"transforming {weight.constant!r}"):
+            kernel.set_args(self._buffers[matrix], buffer, np.int32(channels))
+            self._device.cl.enqueue_nd_range_kernel(
+                self._device.queue, kernel, (channels, blocks_of(outputs)), (1, 1)
+            ).wait()
+        self.nbytes += size
         return buffer
 
     def _array(self, constant: Constant) -> Array:

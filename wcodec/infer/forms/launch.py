@@ -10,14 +10,15 @@ import numpy as np
 from wcodec.infer.graph import Step, StepKind
 from wcodec.infer.places import Place, Task
 
-Packing = Literal["rows", "swapped", "scale", "bias", "slopes"]
+Packing = Literal["rows", "swapped", "winograd", "scale", "bias", "slopes"]
 
 
 @dataclass(frozen=True)
 class Weight:
     """A constant as kernels want it.
 
-    rows, swapped: packed in blocks of 16 of its first, or its second axis, as the precision stores numbers. scale,
+    rows, swapped: packed in blocks of 16 of its first, or its second axis, as the precision stores numbers. winograd:
+    `matrix`, whose packing is rows, as kernels/winograd.cl transforms it. scale,
     bias, slopes: `length` numbers, f32, filled up to whole blocks; where the constant is "", ones or zeros. A scale
     takes in what the layer's own weight, `matrix`, is short of.
     """
@@ -65,13 +66,17 @@ class Form:
 
 @dataclass(frozen=True)
 class Target:
-    """What of a device and of the engine's settings forms depend on. `local` is in bytes."""
+    """What of a device and of the engine's settings forms depend on. `local` is in bytes.
+
+    `keeps_more` says that weights may take more memory where that saves time.
+    """
 
     is_cpu: bool
     units: int
     local: int
     vector: int
     native_half: bool
+    keeps_more: bool
     precision: Literal["storage", "half", "float"]
 
     @property

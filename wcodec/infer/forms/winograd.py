@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from wcodec.infer.forms.launch import Form, Launch, Local, Target, epilogue_arguments, ints, layer_arguments
+from wcodec.infer.forms.launch import Form, Launch, Local, Target, Weight, epilogue_arguments, ints, layer_arguments
 from wcodec.infer.graph import Convolution
 from wcodec.infer.places import BLOCK, Place, Task, blocks_of
 
-_PLACES = 36
+WINOGRAD_PLACES = 36
 """Numbers of a tile of the input, from which one of 4x4 of the result is made."""
 
 _TILES = ((8, 2), (7, 2), (4, 4))
@@ -25,6 +25,9 @@ _LEAST_CHANNELS = 32
 
 _LEAST_SHARE = 8
 
+_KEPT = 1 << 20
+"""Numbers of transformed weights up to which they are kept: of small layers, transforming them takes a good part."""
+
 
 def winograd_forms(task: Task, op: Convolution, target: Target) -> Iterator[Form]:
     """The ways there are: none but for 3x3 kernels of stride 1, computed with floats, on a CPU."""
@@ -37,13 +40,17 @@ def winograd_forms(task: Task, op: Convolution, target: Target) -> Iterator[Form
     across = -(-out_width // 4)
     tiles = across * -(-out_height // 4)
     blocks, in_blocks = blocks_of(outputs), blocks_of(channels)
-    scratch = Place(f"{task.output.memory}/transformed", (blocks * _PLACES * channels * BLOCK,), "f32")
-    weight, scale, bias = layer_arguments(task, outputs, "rows")
+    numbers = blocks * WINOGRAD_PLACES * channels * BLOCK
+    matrix, scale, bias = layer_arguments(task, outputs, "rows")
+    assert isinstance(matrix, Weight)
+    kept = Weight(matrix.constant, "winograd", matrix=matrix) if target.keeps_more and numbers <= _KEPT else None
+    scratch = Place(f"{task.output.memory}/transformed", (numbers,), "f32")
+    transformed = kept or scratch
     found = False
     for together, at_once in _TILES:
-        numbers = _PLACES * in_blocks * BLOCK * together
-        products = _PLACES * BLOCK * together * at_once
-        if 4 * numbers > _TILE or 4 * (numbers + products + 4 * BLOCK) > target.local or together > tiles:
+        tile = WINOGRAD_PLACES * in_blocks * BLOCK * together
+        products = WINOGRAD_PLACES * BLOCK * together * at_once
+        if 4 * tile > _TILE or 4 * (tile + products + 4 * BLOCK) > target.local or together > tiles:
             continue
         if together == 4 and found:
             break
@@ -56,16 +63,20 @@ def winograd_forms(task: Task, op: Convolution, target: Target) -> Iterator[Form
         defines = (f"TILES={together}", f"AT_ONCE={at_once}")
         transform = Launch(
             *("winograd.cl", "transform_weights", defines),
-            (weight, scratch, np.int32(channels)),
+            (matrix, transformed, np.int32(channels)),
             (channels, blocks),
         )
         launch = Launch(
             *("winograd.cl", "winograd", defines),
             (
-                *(task.x, scratch, scale, bias, task.output, ints(*sizes), *epilogue_arguments(task, outputs)),
-                *(Local(numbers), Local(products), Local(4 * BLOCK)),
+                *(task.x, transformed, scale, bias, task.output, ints(*sizes), *epilogue_arguments(task, outputs)),
+                *(Local(tile), Local(products), Local(4 * BLOCK)),
             ),
             (strips, math.ceil(blocks / share), n),
             (1, 1, 1),
         )
-        yield Form(f"winograd {together}x{BLOCK * at_once}", (transform, launch), (scratch,))
+        yield Form(
+            f"winograd {together}x{BLOCK * at_once}",
+            (launch,) if kept else (transform, launch),
+            () if kept else (scratch,),
+        )
