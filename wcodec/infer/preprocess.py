@@ -179,7 +179,7 @@ def read_picture(path: str | os.PathLike[str]) -> Image:
     `UsageError` where there is no such file, `MissingDependencyError` without Pillow.
     """
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise MissingDependencyError("pictures are read by Pillow; run: pip install 'wcodec[images]'") from error
     data = read_bytes(path, MAX_PICTURE_BYTES)
@@ -195,9 +195,11 @@ def read_picture(path: str | os.PathLike[str]) -> Image:
         except InputError as error:
             raise InputError(f"{os.fspath(path)}: {error}") from error
         except Exception as error:
+            why = f" ({presentable(error) or type(error).__name__})"
+            if isinstance(error, UnidentifiedImageError):  # which only tells where in memory the file is
+                why = ""
             raise InputError(
-                f"{os.fspath(path)}: not a picture that can be read ({presentable(error) or type(error).__name__}); "
-                f"give a JPEG or PNG file"
+                f"{os.fspath(path)}: not a picture that can be read{why}; give a JPEG or PNG file"
             ) from error
 
 
