@@ -14,13 +14,14 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses auto
 
-bench: $(VENV)/.test
+bench: $(VENV)/.bench
 	$(BIN)/python -m bench.coders --update docs/benchmarks.md
 	$(BIN)/python -m bench.rans --update docs/benchmarks.md
 	$(BIN)/python -m bench.archive --update docs/benchmarks.md
+	$(BIN)/python -m bench.infer --update docs/benchmarks.md
 
 # The environment, with the extras of the same name: made anew, or brought up to date, when a requirement changes.
-$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml constraints.txt
+$(VENV)/.bench $(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade --constraint constraints.txt setuptools
 	$(PIP) install --no-build-isolation --constraint constraints.txt --editable '.[$*]'
