@@ -3,7 +3,7 @@
     python -m bench.infer [--update docs/benchmarks.md] [--net NAME] [--device opencl:1] [--part PART] [--folder FOLDER]
 
 Errors are against ONNX Runtime in floats, with the weights that the archive decodes to. Runtimes are timed in turn, so
-that what else the machine does meets all of them; each turn is a run that does not count and one that does.
+that what else the machine does meets all of them; each turn is a tenth of a second that does not count and a run.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ STARTS = 5
 
 _PAUSE = 0.05
 """Seconds before each turn, since the threads of some runtimes go on waiting busily for a while."""
+
+_SETTLING = 0.1
+"""Seconds of runs that do not count, until threads are awake, each on a core of its own, and caches hold the net."""
 
 _SHORT = {"Portable Computing Language": "PoCL", "Intel(R) OpenCL": "Intel"}
 
@@ -106,11 +109,19 @@ def interleaved(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[
     for _ in range(rounds + 1):
         for name, work in works.items():
             time.sleep(_PAUSE)
-            work()
-            began = time.perf_counter()
-            work()
-            times[name].append(time.perf_counter() - began)
+            times[name].append(settled(work))
     return {name: found[1:] for name, found in times.items()}
+
+
+def settled(work: Callable[[], object]) -> float:
+    """Seconds of the last of several runs."""
+    ready = time.perf_counter() + _SETTLING
+    began = 0.0
+    while began < ready:
+        work()
+        began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 # Use of the processor
