@@ -241,7 +241,19 @@ def test_no_command_is_wrong_usage_and_shows_the_help(run):
 
 def test_version_and_help(run):
     assert run("--version")[1].startswith("wcodec 0.")
-    for command in ("bench", "completion", "decode", "demo", "devices", "diff", "encode", "info", "run", "transcode", "verify"):
+    for command in (
+        "bench",
+        "completion",
+        "decode",
+        "demo",
+        "devices",
+        "diff",
+        "encode",
+        "info",
+        "run",
+        "transcode",
+        "verify",
+    ):
         code, out, _ = run(command, "--help")
         assert code == 0
         assert "Usage: wcodec " + command in out
