@@ -17,7 +17,7 @@ from wcodec.model import FLOATS
 from wcodec.opencl.batch import Batch, BatchBuilder
 from wcodec.opencl.device import UNBROKEN, Device, translating
 from wcodec.opencl.filler import Filler
-from wcodec.opencl.launch import Launcher
+from wcodec.opencl.launch import Factors, Launcher
 from wcodec.opencl.layout import PackedLayout
 from wcodec.opencl.tensors import DeviceTensor, Scaling
 
@@ -32,6 +32,7 @@ class Coded:
     _like: DeviceTensor
     _batch: Batch
     _blob: Any
+    _factors: Factors
 
     @classmethod
     def of(
@@ -42,7 +43,8 @@ class Coded:
         like = DeviceTensor(tensor.name, dtype, tensor.shape, layout, None, device, scaling)
         if not isinstance(coder, Rans) or tensor.dtype not in FLOATS or len(tensor.shape) < 2 or not tensor.size:
             return None
-        if not Filler(tensor, like, Launcher(device)).is_direct:
+        filler = Filler(tensor, like, Launcher(device))
+        if not filler.is_direct:
             return None
         builder = BatchBuilder(coder, tensor.rows.size, device.lanes)
         for piece in tensor.pieces:
@@ -53,8 +55,8 @@ class Coded:
         with translating(f"uploading payloads of {tensor.name!r}"):
             device.cl.enqueue_copy(device.transfers, blob, batch.blob)
         size, batch.blob = batch.blob.nbytes, np.empty(0, np.uint32)
-        place = Place(f"{tensor.name}/decoded", (math.prod(like.stored_shape),), "f32" if dtype == "f32" else "f16")
-        return cls(place, size, tensor, like, batch, blob)
+        place = Place(f"decoded:{tensor.name}", (math.prod(like.stored_shape),), "f32" if dtype == "f32" else "f16")
+        return cls(place, size + filler.factors.buffer.size, tensor, like, batch, blob, filler.factors)
 
     def decoder(self, buffer: Any) -> tuple[Any, tuple[int, ...], list[Any]]:
         """A kernel that decodes into a buffer, its size, and what must be kept for as long as it may run.
@@ -65,7 +67,7 @@ class Coded:
         target = DeviceTensor(
             self._like.name, self._like.dtype, self._like.shape, self._like.layout, buffer, device, self._like.scaling
         )
-        filler = Filler(self._tensor, target, Launcher(device))
+        filler = Filler(self._tensor, target, Launcher(device), self._factors)
         status = device.status()
         kernel, arguments, size = filler.expansion(self._batch, self._blob, status)
         with translating(f"decoding {self._tensor.name!r}"):

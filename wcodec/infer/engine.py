@@ -83,7 +83,7 @@ class Engine:
         self._target = _target_of(device, precision, resident)
         with translating("opening a queue"):
             self._queue = device.cl.CommandQueue(device.context)
-        self._weights = Weights(self._source, device, resident)
+        self._weights: Weights | None = Weights(self._source, device, resident)
         self._plans: dict[tuple[tuple[int, ...], ...], Plan] = {}
         self._floats: set[str] = set()
         self._last: Plan | None = None
@@ -124,20 +124,21 @@ class Engine:
 
     def __call__(self, *inputs: Array) -> Array | tuple[Array, ...]:
         """Run: see `start`."""
-        return self.start(*inputs).result()
+        return self._started(checked_inputs(self.inputs, inputs)).result()
 
     def start(self, *inputs: Array) -> Pending:
         """Begin to run, and return at once.
 
-        Inputs are arrays of floats in the shapes that `inputs` tells, in C order or copied into it; where the model
-        has a fixed batch, also multiples of it, which run one after the other. Raises `MismatchError` for other
-        shapes and dtypes, and `NonFiniteError` for NaN and infinities.
+        Inputs are arrays of floats in the shapes that `inputs` tells; where the model has a fixed batch, also
+        multiples of it, which run one after the other. They may change once this has returned. Raises `MismatchError`
+        for other shapes and dtypes, and `NonFiniteError` for NaN and infinities.
         """
-        started = []
-        for part in self._parts(checked_inputs(self.inputs, inputs)):
-            plan = self._plan(tuple(array.shape for array in part))
-            started.append(plan.start(part))
-        return Pending(started)
+        arrays = checked_inputs(self.inputs, inputs)
+        shared = map(np.may_share_memory, arrays, inputs)
+        return self._started([array.copy() if same else array for array, same in zip(arrays, shared, strict=True)])
+
+    def _started(self, arrays: list[Array]) -> Pending:
+        return Pending([self._plan(tuple(a.shape for a in part)).start(part) for part in self._parts(arrays)])
 
     def check(self, *inputs: Array) -> tuple[str, ...]:
         """Run layer by layer; names of those whose results were too large, which are stored as f32 from now on.
@@ -166,12 +167,14 @@ class Engine:
     @property
     def memory(self) -> Memory:
         """What is allocated on the device, the arena being that of the shape that ran last."""
-        return Memory(self._weights.nbytes, self._last.arena.size if self._last else 0)
+        weights = self._weights.nbytes if self._weights else 0
+        return Memory(weights, self._last.arena.size if self._last else 0)
 
     def close(self) -> None:
         """Let go of the device's memory and of the archive, if it was opened by the engine."""
         self._plans.clear()
         self._last = None
+        self._weights = None
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -196,6 +199,8 @@ class Engine:
         return [list(part) for part in zip(*(np.split(array, max(1, count)) for array in arrays), strict=True)]
 
     def _plan(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
+        if self._weights is None:
+            raise UsageError("the engine is closed; open it again")
         found = self._plans.pop(shapes, None)
         if found is None:
             names = (port.name for port in self.inputs)

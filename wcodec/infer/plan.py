@@ -150,7 +150,7 @@ class Plan:
 
         def run(form: Form) -> None:
             extra = (*form.scratch, *(coded.place for coded in self._coded(form)))
-            memory = trial | {place.memory: self._trial_buffer(place) for place in extra}
+            memory, before = trial | {place.memory: self._trial_buffer(place) for place in extra}, len(self._given)
             steps = [
                 self._bound(task, form, launch, target, lambda place: memory[place.memory]) for launch in form.launches
             ]
@@ -158,6 +158,7 @@ class Plan:
                 for step in steps:
                     self._device.cl.enqueue_nd_range_kernel(self._queue, step.kernel, step.size, step.group)
                 self._queue.finish()
+            del self._given[before:]
 
         return fastest_form(task, forms, target, self._device, run)
 

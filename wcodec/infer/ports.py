@@ -26,8 +26,22 @@ def checked_inputs(ports: Sequence[Port], inputs: Sequence[object]) -> list[Arra
     infinities, with their place.
     """
     if len(inputs) != len(ports):
-        raise MismatchError(f"the model takes {len(ports)} inputs, not {len(inputs)}")
-    return [_checked(port, array) for port, array in zip(ports, inputs, strict=True)]
+        raise MismatchError(f"the model takes {len(ports)} input{'s' * (len(ports) != 1)}, not {len(inputs)}")
+    arrays = [_checked(port, array) for port, array in zip(ports, inputs, strict=True)]
+    _check_free_lengths(ports, arrays)
+    return arrays
+
+
+def _check_free_lengths(ports: Sequence[Port], arrays: Sequence[Array]) -> None:
+    """`MismatchError` where inputs do not agree about a length of the same name."""
+    first: dict[str, tuple[int, str]] = {}
+    for port, array in zip(ports, arrays, strict=True):
+        for want, have in zip(port.shape, array.shape, strict=True):
+            if not isinstance(want, str) or want == "?":
+                continue
+            length, where = first.setdefault(want, (have, port.name))
+            if length != have:
+                raise MismatchError(f"input {port.name!r}: its {want} is {have}, and {length} in input {where!r}")
 
 
 def _checked(port: Port, array: object) -> Array:

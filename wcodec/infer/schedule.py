@@ -58,6 +58,8 @@ def scheduled(graph: Graph, storage: Storage, wide: Collection[str] = ()) -> Sch
 
 
 class _Scheduler:
+    """Memory is named by what it is for and the value's own name, which may be any: whose it is, is never in doubt."""
+
     def __init__(self, graph: Graph, storage: Storage, wide: frozenset[str]) -> None:
         self.graph = graph
         self.tasks: list[Task] = []
@@ -67,7 +69,7 @@ class _Scheduler:
         self._places: dict[str, list[Place]] = {}
 
     def start(self, name: str) -> Place:
-        place = Place(f"{name}/given", self.graph.shape(name), "f32")
+        place = Place(f"given:{name}", self.graph.shape(name), "f32")
         self._places[name] = [place]
         return place
 
@@ -82,7 +84,7 @@ class _Scheduler:
         shape = self.graph.shape(name)
         if name in self.graph.constants:
             stored = storage or self._storage
-            return self._constant(name, Place(f"{name}/{stored}", shape, stored))
+            return self._constant(name, Place(f"{stored}:{name}", shape, stored))
         fitting = [known for known in self._places[name] if storage in (None, known.storage)]
         for known in fitting:
             if known.blocks == blocks:
@@ -91,7 +93,7 @@ class _Scheduler:
             if _is_one_vector(known):
                 return replace(known, blocks=blocks)
         stored = storage or self._stored(name)
-        wanted = Place(f"{name}/{stored}{' in blocks' if blocks else ''}", shape, stored, blocks)
+        wanted = Place(f"{stored}{' in blocks' if blocks else ''}:{name}", shape, stored, blocks)
         self._move(name, self._places[name][0], wanted)
         self._places[name].append(wanted)
         return wanted
@@ -153,11 +155,11 @@ class _Scheduler:
         if name not in self.graph.constants:
             return self.place(name, blocks=True, storage=storage)
         aligned = (1,) * (4 - len(shape)) + shape
-        return self._constant(name, Place(f"{name}/{storage} in blocks", aligned, storage, blocks=True))
+        return self._constant(name, Place(f"{storage} in blocks:{name}", aligned, storage, blocks=True))
 
     def _compute(self, node: Node, inputs: tuple[Place | str, ...], *, blocks: bool) -> None:
         stored: Storage = "i32" if isinstance(node.op, ArgMax) else self._stored(node.output)
-        output = Place(node.output, self.graph.shape(node.output), stored, blocks)
+        output = Place(f"result:{node.output}", self.graph.shape(node.output), stored, blocks)
         operands = [step.operand for step in node.epilogue if step.kind in ("add", "mul")]
         operand = self.place(operands[0], blocks=blocks, storage=stored) if operands else None
         slopes = next((step.operand for step in node.epilogue if step.kind == "prelu"), "")
@@ -188,7 +190,7 @@ class _Scheduler:
         # a model that takes (N, H, W, C) wants its convolutions' order next
         blocks = len(shape) == 4 and (source.blocks or (isinstance(op, Transpose) and op.order == (0, 3, 1, 2)))
         blocks = blocks and not (isinstance(op, Transpose) and source.blocks)
-        output = Place(node.output, shape, self._stored(node.output), blocks)
+        output = Place(f"result:{node.output}", shape, self._stored(node.output), blocks)
         self._add_move(node.name, source, output, Move(along, starts, steps, (0,) * len(shape), shape, beyond, value))
         self._places[node.output] = [output]
 
@@ -201,7 +203,7 @@ class _Scheduler:
         shape, axis = self.graph.shape(node.output), node.op.axis
         sources = [self._given(name) for name in node.inputs]
         blocks = len(shape) == 4 and any(source.blocks for source in sources)
-        output = Place(node.output, shape, self._stored(node.output), blocks)
+        output = Place(f"result:{node.output}", shape, self._stored(node.output), blocks)
         at, every = 0, tuple(range(len(shape)))
         for source in sources:
             to = tuple(at if place == axis else 0 for place in every)
@@ -220,8 +222,8 @@ class _Scheduler:
         source = self.place(node.inputs[0], blocks=False)
         for axis in op.axes:
             kept = tuple(1 if place == axis else length for place, length in enumerate(source.shape))
-            name = node.output if axis == op.axes[-1] else f"{node.output}/{axis}"
-            output = Place(name, kept, self._stored(node.output))
+            kind = "result" if axis == op.axes[-1] else f"over {axis}"
+            output = Place(f"{kind}:{node.output}", kept, self._stored(node.output))
             self.tasks.append(Task(node.name, Reduce(op.kind, (axis,)), (source,), output))
             source = output
         self._places[node.output] = [source]

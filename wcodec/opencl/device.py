@@ -94,10 +94,14 @@ class Device:
 
     def keep_until(self, event: Any, held: list[Any]) -> None:
         """Hold on to a kernel's arguments until it has run: kernels hold no reference to their buffers."""
+        self.let_go()
+        self._held.append((event, held))
+
+    def let_go(self) -> None:
+        """Of the arguments of kernels that have run."""
         done = self.cl.command_execution_status.COMPLETE
         while self._held and self._held[0][0].command_execution_status == done:
             self._held.popleft()
-        self._held.append((event, held))
 
     def kernel(self, name: str, sources: tuple[str, ...], defines: tuple[str, ...]) -> Any:
         """A new kernel of the program made of files in `kernels`, one after the other, under these definitions."""

@@ -22,8 +22,13 @@ from wcodec.tiling import Grid
 class Filler:
     """Fills a target from the chunks of an archive's tensor."""
 
-    def __init__(self, tensor: ArchivedTensor, target: DeviceTensor, launcher: Launcher) -> None:
+    def __init__(
+        self, tensor: ArchivedTensor, target: DeviceTensor, launcher: Launcher, factors: Factors | None = None
+    ) -> None:
+        """`factors` are the tensor's, if they are on the device already."""
         self._tensor, self._launcher, self._scaling = tensor, launcher, target.scaling
+        if factors is not None:
+            self.factors = factors
         coder, rows = tensor.recipe.coder, tensor.rows
         if isinstance(coder, Rans) and (isinstance(tensor.recipe.tiling, Grid) or rows.size % coder.period):
             where = tensor.container.place(f"tensor {tensor.entry.name!r}")
@@ -70,30 +75,30 @@ class Filler:
         """
         coder = self._tensor.recipe.coder
         assert isinstance(coder, Rans)
-        return self._launcher.decoder(coder, batch, blob, self._factors, self._to, status)
+        return self._launcher.decoder(coder, batch, blob, self.factors, self._to, status)
 
     def decode(self, batch: Batch, source: Source, rows: tuple[int, int], status: Any) -> Any:
         """Decode a batch of rows [start, stop); the event of its end."""
         coder, to = self._tensor.recipe.coder, self._to
         assert isinstance(coder, Rans)
         if self._direct:
-            return self._launcher.decode(coder, batch, source, self._factors, to, status)
+            return self._launcher.decode(coder, batch, source, self.factors, to, status)
         kind = self._tensor.codec.symbol_dtype
         size = (rows[1] - rows[0]) * to.row_size * kind.itemsize
         symbols = self._launcher.device.buffer(size, f"symbols of {self._tensor.name!r}")
         plain = Destination(
             symbols, "i8" if kind.itemsize == 1 else "i16", None, 1, 1, to.row_size, low=to.low, high=to.high
         )
-        decoded = self._launcher.decode(coder, batch, source, self._factors, plain, status)
+        decoded = self._launcher.decode(coder, batch, source, self.factors, plain, status)
         # a lane's number would be taken for a place: what the first kernel finds is not found again
         unheard = self._launcher.device.status()
-        return self._launcher.unpack(kind, None, True, rows, (symbols, decoded), self._factors, to, unheard)
+        return self._launcher.unpack(kind, None, True, rows, (symbols, decoded), self.factors, to, unheard)
 
     def unpack(self, source: Source, piece: Piece, kind: np.dtype[Any], status: Any) -> Any:
         """Place the numbers of a chunk whose frames, of dtype `kind`, are in `source`; the event of its end."""
         recipe = self._tensor.recipe
         grid = recipe.tiling if isinstance(recipe.tiling, Grid) else None
-        factors = None if self._tensor.codec.scales is None else self._factors
+        factors = None if self._tensor.codec.scales is None else self.factors
         rows = piece.start, piece.stop
         return self._launcher.unpack(kind, grid, not recipe.coder.lossless, rows, source, factors, self._to, status)
 
@@ -112,5 +117,5 @@ class Filler:
             )
 
     @cached_property
-    def _factors(self) -> Factors:
+    def factors(self) -> Factors:
         return make_factors(self._tensor, self._launcher.device, self._scaling)

@@ -138,6 +138,7 @@ def _run(tasks: list[_Task], device: Device, workers: int, done: Callable[[Archi
             send()
     with translating("finishing"):
         device.queue.finish()
+    device.let_go()
     for task, status in zip(tasks, statuses, strict=True):
         _check(task, device.read_status(status))
 

@@ -44,7 +44,7 @@ def winograd_forms(task: Task, op: Convolution, target: Target) -> Iterator[Form
     matrix, scale, bias = layer_arguments(task, outputs, "rows")
     assert isinstance(matrix, Weight)
     kept = Weight(matrix.constant, "winograd", matrix=matrix) if target.keeps_more and numbers <= _KEPT else None
-    scratch = Place(f"{task.output.memory}/transformed", (numbers,), "f32")
+    scratch = Place(f"transformed:{task.output.memory}", (numbers,), "f32")
     transformed = kept or scratch
     found = False
     for together, at_once in _TILES:

@@ -13,10 +13,15 @@ from wcodec.infer.lowering.site import Site
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
 
+_FARTHEST = 1 << 16
+"""What kernels, strides, dilations and pads stay below."""
+
 
 def _pair(site: Site, attribute: str, axes: int) -> Pair:
     """An attribute along the two axes of images; signals, of one axis, are images of one row."""
     given = site.attributes.get(attribute) or [1] * axes
+    if len(given) != axes or not all(0 < number < _FARTHEST for number in given):
+        site.deny(f"its {attribute} are {given}")
     return (1, int(given[0])) if axes == 1 else (int(given[0]), int(given[1]))
 
 
@@ -43,6 +48,8 @@ def _pads(site: Site, kernel: Pair, strides: Pair, dilations: Pair, axes: int) -
     given = [int(pad) for pad in site.attributes.get("pads") or [0] * 2 * axes] if auto == "NOTSET" else [0] * 2 * axes
     if min(given) < 0:
         site.refuse("has negative padding")
+    if len(given) != 2 * axes or max(given) >= _FARTHEST:
+        site.deny(f"its pads are {given}")
     return (0, given[0], 0, given[1]) if axes == 1 else (given[0], given[1], given[2], given[3])
 
 
@@ -68,6 +75,7 @@ def _convolution(site: Site) -> None:
     if weight is None or len(weight.shape) != axes + 2:
         site.refuse("its weight must be a constant with an axis for each of the input's")
     kernel = (1, weight.shape[2]) if axes == 1 else (weight.shape[2], weight.shape[3])
+    _check_channels(site, weight.shape, transposed=transposed)
     strides, dilations = (_pair(site, name, axes) for name in ("strides", "dilations"))
     if transposed:
         pads = _transposed_pads(site, kernel, strides, dilations, axes)
@@ -75,6 +83,19 @@ def _convolution(site: Site) -> None:
         pads = _pads(site, kernel, strides, dilations, axes)
     op = Convolution(kernel, strides, dilations, pads, int(site.attributes.get("group", 1)), transposed)
     _emit_images(site, op, (_as_images(site, axes), site.inputs[1], "", site.vector(2)), axes)
+
+
+def _check_channels(site: Site, weight: tuple[int, ...], *, transposed: bool) -> None:
+    """`CorruptFileError` unless weight, bias and result are of one convolution; shape inference does not see to it."""
+    groups = int(site.attributes.get("group", 1))
+    outer, inner = weight[:2]
+    taken, given = (outer, inner * groups) if transposed else (inner * groups, outer)
+    if groups < 1 or outer % groups or 0 in weight or taken != site.shape()[1]:
+        site.deny(f"its weight {weight} in {groups} groups is not one for {site.shape()[1]} channels")
+    kernel = tuple(site.attributes.get("kernel_shape") or weight[2:])
+    result, bias = site.output_shapes[0], site.shape(2) if site.has(2) else (given,)
+    if kernel != weight[2:] or len(result) != site.rank() or result[1] != given or bias != (given,):
+        site.deny(f"its weight {weight} and bias {bias} do not give {result}")
 
 
 def _transposed_pads(site: Site, kernel: Pair, strides: Pair, dilations: Pair, axes: int) -> Pads:
@@ -149,6 +170,8 @@ def _reduce(kind: Literal["mean", "max", "sum"]) -> Callable[[Site], None]:
             return
         shape = site.shape()
         chosen = tuple(sorted(axis % len(shape) for axis in axes)) if axes else tuple(range(len(shape)))
+        if len(set(chosen)) < len(chosen):
+            site.deny(f"its axes are {axes}")
         kept = tuple(1 if axis in chosen else length for axis, length in enumerate(shape))
         if kept == site.output_shapes[0]:
             site.emit(Reduce(kind, chosen), site.inputs[:1])
@@ -173,13 +196,16 @@ def _local_norm(site: Site) -> None:
     if site.rank() != 4:
         site.refuse("is supported on images only")
     alpha, beta, bias = (float(site.attributes.get(k, v)) for k, v in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
-    site.emit(LocalNorm(int(site.attributes["size"]), alpha, beta, bias))
+    size = int(site.attributes["size"])
+    if not 0 < size < _FARTHEST:
+        site.deny(f"its size is {size}")
+    site.emit(LocalNorm(size, alpha, beta, bias))
 
 
 def _prelu(site: Site) -> None:
     slopes = site.array(1)
     channels, spatial = site.shape()[1] if site.rank() > 1 else 1, (1,) * (site.rank() - 2)
-    if slopes.size > 1 and slopes.shape not in ((channels, *spatial), (1, channels, *spatial)):
+    if slopes.size != 1 and slopes.shape not in ((channels, *spatial), (1, channels, *spatial)):
         site.refuse("its slopes must be one, or one a channel")
     if site.rank() == 4:
         each = site.constant(np.broadcast_to(slopes.reshape(-1), (channels,)).astype(np.float32))

@@ -20,6 +20,8 @@ def _reshape(site: Site) -> None:
 
 def _transpose(site: Site) -> None:
     order = tuple(site.attributes.get("perm") or reversed(range(site.rank())))
+    if sorted(order) != [*range(site.rank())]:
+        site.deny(f"its order {order} is not one of {site.rank()} axes")
     site.emit(Transpose(order))
 
 
@@ -38,6 +40,8 @@ def _slice(site: Site) -> None:
         steps[axis % rank] = step = (site.numbers(4) or [1] * len(given))[number]
         first = start + length if start < 0 else start
         starts[axis % rank] = min(max(first, 0), length - 1 if step < 0 else length)
+        if site.output_shapes[0][axis % rank] == 1:
+            steps[axis % rank] = 1  # of which nothing comes, however long it is
     _emit_slice(site, tuple(starts), tuple(steps))
 
 
@@ -144,6 +148,8 @@ def _resize(site: Site) -> None:
         site.refuse("keeps the aspect ratio, which is not supported")
     along = [_sampling(site, axis) for axis in (2, 3)]
     rounding = site.attributes.get("nearest_mode", b"round_prefer_floor").decode().removeprefix("round_")
+    if rounding not in ("floor", "ceil", "prefer_floor", "prefer_ceil"):
+        site.deny(f"its nearest_mode is {rounding!r}")
     site.emit(
         Resize(
             "nearest" if mode == "nearest" else "linear",

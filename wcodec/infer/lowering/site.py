@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from wcodec.errors import UnsupportedError
-from wcodec.infer.graph import Constant, Node, Op, Step, Stored, Value
+from wcodec.errors import CorruptFileError, UnsupportedError
+from wcodec.infer.graph import Constant, Node, Op, Reshape, Step, Stored, Value
 from wcodec.model import FLOATS, Array, dtype_name
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class Draft:
     values: dict[str, Value] = field(default_factory=dict)
     constants: dict[str, Constant] = field(default_factory=dict)
     same: dict[str, str] = field(default_factory=dict)
+    reserved: Collection[str] = ()
+    """Names that the source has for values which are still to come."""
 
     def resolve(self, name: str) -> str:
         return self.same.get(name, name)
@@ -34,7 +37,7 @@ class Draft:
     def unused_name(self, base: str) -> str:
         """A name that nothing has, from that of what it belongs to."""
         name, number = base, 0
-        while name in self.values or name in self.constants or name in self.same:
+        while name in self.values or name in self.constants or name in self.same or name in self.reserved:
             number += 1
             name = f"{base}#{number}"
         return name
@@ -58,6 +61,10 @@ class Site:
 
     def refuse(self, why: str) -> NoReturn:
         raise UnsupportedError(f"{self}: {why}")
+
+    def deny(self, what: str) -> NoReturn:
+        """Refuse what no graph may have."""
+        raise CorruptFileError("graph", f"{self}: {what}")
 
     def has(self, place: int) -> bool:
         """Whether an optional input is given."""
@@ -93,7 +100,10 @@ class Site:
     def number(self, place: int, attribute: str, default: float) -> float:
         """A float given by a constant input or an attribute."""
         if self.has(place):
-            return float(self.array(place).reshape(-1)[0])
+            array = self.array(place)
+            if array.size != 1:
+                self.deny(f"its input {place} is one number, not {array.size}")
+            return float(array.reshape(-1)[0])
         return float(self.attributes.get(attribute, default))
 
     def emit(
@@ -137,6 +147,8 @@ class Site:
     def _add(self, op: Op, inputs: Sequence[str], name: str, value: Value, steps: tuple[Step, ...]) -> None:
         for given in inputs:
             self._check(given)
+        if isinstance(op, Reshape) and math.prod(self.draft.shape(inputs[0])) != value.size:
+            self.deny(f"{self.draft.shape(inputs[0])} has not as many numbers as {value.shape}")
         self.draft.values[name] = value
         self.draft.nodes.append(Node(self.name or self.outputs[0], op, tuple(inputs), name, steps))
 

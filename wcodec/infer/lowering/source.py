@@ -46,12 +46,16 @@ class OnnxSource:
         """Names and shapes of what the model takes; a length that is free has a name, or "?"."""
         self.outputs = tuple(info.name for info in self.proto.graph.output)
         self._arrays: dict[str, Array] = {}
+        weights = {stub.name for stub in self.proto.graph.initializer}
+        self.names = weights.union(name for node in self.proto.graph.node for name in node.output)
+        """Names of all values and weights but the inputs."""
+        self._computed: dict[str, list[Array]] = {}
 
     def check_operators(self, known: Collection[str]) -> None:
         """`UnsupportedError` unless every node is of a known operator, or constant."""
         constant = {stub.name for stub in self.proto.graph.initializer} | {""}
         for node in self.proto.graph.node:
-            if node.op_type == "Shape" or (constant.issuperset(node.input) and node.op_type not in DRAWN):
+            if node.op_type == "Shape" or (constant.issuperset(node.input) and not is_unsteady(node)):
                 constant.update(node.output)
             elif node.domain not in ("", "ai.onnx") or node.op_type not in known:
                 domain = f"{node.domain}." if node.domain else ""
@@ -59,6 +63,11 @@ class OnnxSource:
                     f"operator {domain}{node.op_type} of node {node.name or node.output[0]!r} is not supported; "
                     f"these are: {', '.join(sorted(known))}"
                 )
+
+    @property
+    def has_free_sizes(self) -> bool:
+        """Whether lengths but those of batches are free, so that some may fit and others not."""
+        return any(isinstance(length, str) for shape in self.inputs.values() for length in shape[1:])
 
     def output_shapes(self) -> list[tuple[str, tuple[int | str, ...]]]:
         """Names and shapes of what the model gives, as far as the graph tells."""
@@ -72,6 +81,18 @@ class OnnxSource:
             self._arrays[tensor] = array.astype(np.float32, copy=False) if stored.dtype in FLOATS else array
         return self._arrays[tensor]
 
+    def own_name(self, name: str, array: Array) -> str:
+        """A name for a constant that was computed, one for each array: some depend on the inputs' shapes."""
+        known = self._computed.setdefault(name, [])
+        same = (n for n, other in enumerate(known) if _identical(array, other))
+        number = next(same, len(known))
+        if number == len(known):
+            known.append(array)
+        own = f"{name}, {number}" if number else name
+        while number and own in self.names:
+            own += "'"
+        return own
+
     def _inputs(self) -> dict[str, tuple[int | str, ...]]:
         weights = {stub.name for stub in self.proto.graph.initializer}
         found: dict[str, tuple[int | str, ...]] = {}
@@ -83,6 +104,15 @@ class OnnxSource:
                 raise UnsupportedError(f"input {info.name!r}: is no array of floats of known rank")
             found[info.name] = _declared(info)
         return found
+
+
+def is_unsteady(node: onnx.NodeProto) -> bool:
+    """Whether a node's inputs do not say what it gives: it draws numbers, or has graphs of its own, which read more."""
+    return node.op_type in DRAWN or any(a.HasField("g") or a.graphs for a in node.attribute)
+
+
+def _identical(one: Array, other: Array) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
 def _declared(info: onnx.ValueInfoProto) -> tuple[int | str, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from wcodec.infer.lowering.fuse import fused
 from wcodec.infer.lowering.layers import LAYERS
 from wcodec.infer.lowering.shapes import SHAPES
 from wcodec.infer.lowering.site import Draft, Site
-from wcodec.infer.lowering.source import DRAWN, OnnxSource, float_types
+from wcodec.infer.lowering.source import OnnxSource, float_types, is_unsteady
 from wcodec.model import FLOATS, Array
 
 if TYPE_CHECKING:
@@ -29,6 +31,12 @@ _PASSED_ON = ("Identity", "Dropout", "Cast")
 OPERATORS = frozenset({*_TRANSLATORS, *_PASSED_ON, "Shape", "Constant"})
 """The ONNX operators that are understood, whatever their inputs; where all of those are constant, any is."""
 
+_MOST = 2**31 - 1
+"""Numbers that a value may have, which kernels count."""
+
+_GROWN = 1 << 24
+"""Numbers up to which constants are computed that are larger than what they are computed from."""
+
 _SHOWN = 4096
 """Elements up to which a constant is shown to shape inference, which wants shapes, axes and sizes."""
 
@@ -41,7 +49,32 @@ def lower(source: OnnxSource, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     """
     source.check_operators(OPERATORS)
     walk = _Walk(source)
-    return fused(walk.through(shapes), walk.read)
+    return _told_apart(fused(walk.through(shapes), walk.read), source)
+
+
+def _told_apart(graph: Graph, source: OnnxSource) -> Graph:
+    """The graph with another name for each constant that is not what it was where the source was lowered before."""
+    names = {
+        name: own
+        for name, constant in graph.constants.items()
+        if not isinstance(constant, Stored) and (own := source.own_name(name, constant)) != name
+    }
+    if not names:
+        return graph
+
+    def renamed(name: str) -> str:
+        return names.get(name, name)
+
+    nodes = [
+        replace(
+            node,
+            inputs=tuple(map(renamed, node.inputs)),
+            epilogue=tuple(replace(step, operand=renamed(step.operand)) for step in node.epilogue),
+        )
+        for node in graph.nodes
+    ]
+    constants = {renamed(name): constant for name, constant in graph.constants.items()}
+    return replace(graph, nodes=tuple(nodes), constants=constants)
 
 
 class _Walk:
@@ -49,7 +82,7 @@ class _Walk:
 
     def __init__(self, source: OnnxSource) -> None:
         self._source = source
-        self._draft = Draft()
+        self._draft = Draft(reserved=source.names)
         self._types: dict[str, onnx.TypeProto] = {}
 
     def through(self, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
@@ -98,11 +131,15 @@ class _Walk:
         from onnx.helper import get_attribute_value
 
         draft = self._draft
+        for output in filter(None, node.output):
+            known = output in draft.values or output in draft.constants or output in draft.same
+            if known or [*node.output].count(output) > 1:
+                raise CorruptFileError("graph", f"node {name!r} computes {output!r}, which is there already")
         inputs = tuple(draft.resolve(given) for given in node.input)
         for given in filter(None, inputs):
             if given not in draft.values and given not in draft.constants:
                 raise CorruptFileError("graph", f"node {name!r} reads {given!r}, which nothing before it computes")
-        if draft.constants.keys() >= set(filter(None, inputs)) and node.op_type not in DRAWN:
+        if draft.constants.keys() >= set(filter(None, inputs)) and not is_unsteady(node):
             self._evaluate(node, name, inputs)
             return
         attributes = {a.name: get_attribute_value(a) for a in node.attribute}
@@ -121,6 +158,23 @@ class _Walk:
 
     def _infer(self, node: onnx.NodeProto, name: str, inputs: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
         """The shapes of a node's outputs."""
+        from onnx import checker, defs, shape_inference
+
+        try:
+            found = self._inferred(node, inputs)
+        except (
+            *(checker.ValidationError, defs.SchemaError, shape_inference.InferenceError, RuntimeError, ValueError),
+        ) as error:
+            problem = f"{node.op_type} node {name!r}: {_one_line(error)}"
+            if self._source.has_free_sizes:
+                given = (f"{name!r} of {_shown(self._draft.shape(name))}" for name in self._source.inputs)
+                raise MismatchError(f"for input {', '.join(given)}: {problem}") from error
+            raise CorruptFileError("graph", problem) from error
+        self._types.update(found)
+        return tuple(_fixed_shape(found.get(output), node, name) if output else () for output in node.output)
+
+    def _inferred(self, node: onnx.NodeProto, inputs: tuple[str, ...]) -> dict[str, onnx.TypeProto]:
+        """What shape inference finds; raises what it does."""
         import onnx
         from onnx import defs, shape_inference
 
@@ -128,13 +182,8 @@ class _Walk:
         given = {own: self._type(to) for own, to in pairs}
         data = {own: onnx.numpy_helper.from_array(self.read(to)) for own, to in pairs if self._is_shown(to)}
         opsets = [onnx.helper.make_opsetid("", self._source.opset)]
-        try:
-            schema = defs.get_schema(node.op_type, self._source.opset, "")
-            found = shape_inference.infer_node_outputs(schema, node, given, data, opset_imports=opsets)
-        except (shape_inference.InferenceError, defs.SchemaError, RuntimeError, ValueError) as error:
-            raise CorruptFileError("graph", f"{node.op_type} node {name!r}: {_one_line(error)}") from error
-        self._types.update(found)
-        return tuple(_fixed_shape(found.get(output), node, name) if output else () for output in node.output)
+        schema = defs.get_schema(node.op_type, self._source.opset, node.domain)
+        return shape_inference.infer_node_outputs(schema, node, given, data, opset_imports=opsets)
 
     def _is_shown(self, name: str) -> bool:
         """Whether shape inference may want to know a constant: an integer one, or few floats, such as scales."""
@@ -160,6 +209,7 @@ class _Walk:
         from onnx.reference import ReferenceEvaluator
 
         arrays = {own: self.read(to) for own, to in zip(node.input, inputs, strict=True) if own}
+        self._check_growth(node, name, inputs, max([_GROWN, *(array.size for array in arrays.values())]))
         infos = [onnx.helper.make_empty_tensor_value_info(own) for own in arrays]
         results = [onnx.helper.make_empty_tensor_value_info(own) for own in node.output if own]
         graph = onnx.helper.make_graph([node], "constant", infos, results)
@@ -171,6 +221,16 @@ class _Walk:
             raise UnsupportedError(f"{node.op_type} node {name!r}: its constants: {_one_line(error)}") from error
         for own, array in zip((own for own in node.output if own), found, strict=True):
             self._know(own, np.asarray(array))
+
+    def _check_growth(self, node: onnx.NodeProto, name: str, inputs: tuple[str, ...], most: int) -> None:
+        """Refuse what would make a huge constant of a few numbers."""
+        found: dict[str, onnx.TypeProto] = {}
+        with suppress(Exception):  # of which the evaluator has more to say
+            found = self._inferred(node, inputs)
+        for kind in found.values():
+            size = math.prod(dim.dim_value for dim in kind.tensor_type.shape.dim)
+            if size > most:
+                raise UnsupportedError(f"{node.op_type} node {name!r}: its constants make {size:,} numbers")
 
     def _know(self, name: str, array: Array) -> None:
         from onnx import helper
@@ -196,7 +256,12 @@ def _fixed_shape(kind: Any, node: onnx.NodeProto, name: str) -> tuple[int, ...]:
     dims = kind.tensor_type.shape.dim if kind is not None and kind.tensor_type.HasField("shape") else None
     if dims is None or not all(dim.HasField("dim_value") for dim in dims):
         raise UnsupportedError(f"{node.op_type} node {name!r}: its result's shape depends on what is computed")
-    return tuple(dim.dim_value for dim in dims)
+    shape = tuple(dim.dim_value for dim in dims)
+    if not all(length > 0 for length in shape) or math.prod(shape) > _MOST:
+        raise UnsupportedError(
+            f"{node.op_type} node {name!r}: its result is {_shown(shape)}, not of 1 to {_MOST:,} numbers"
+        )
+    return shape
 
 
 def _shown(shape: tuple[int | str, ...]) -> str:
