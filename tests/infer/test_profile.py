@@ -91,7 +91,7 @@ def test_profiling_leaves_the_engine_as_it_is(engine: Engine) -> None:
 
 
 def test_what_cannot_be_profiled(engine: Engine, device: Device, tmp_path: Path) -> None:
-    with pytest.raises(MismatchError, match="takes 1 inputs, not 2"):
+    with pytest.raises(MismatchError, match="takes 1 input, not 2"):
         profile(engine, drawn(1, 5, 10, 12), drawn(1))
     with pytest.raises(NonFiniteError):
         profile(engine, np.full((1, 5, 10, 12), np.nan))

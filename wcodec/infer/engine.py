@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,11 +15,12 @@ from wcodec.archive import Archive, opened
 from wcodec.errors import MissingDependencyError, NonFiniteError, UsageError
 from wcodec.formats.source import Target as Source
 from wcodec.infer.check import first_bad_layer
+from wcodec.infer.forms.cost import operations
 from wcodec.infer.forms.launch import Target
 from wcodec.infer.graph import Convolution, Dense
 from wcodec.infer.lowering.source import OnnxSource
 from wcodec.infer.lowering.walk import OPERATORS, lower
-from wcodec.infer.places import Storage
+from wcodec.infer.places import Storage, Task
 from wcodec.infer.plan import Plan, Started
 from wcodec.infer.ports import Port, checked_inputs
 from wcodec.infer.precision import wide_values
@@ -32,6 +34,9 @@ Precision = Literal["storage", "half", "float"]
 PRECISIONS: tuple[Precision, ...] = ("storage", "half", "float")
 
 RESIDENTS: tuple[Resident, ...] = ("packed", "int8", "coded")
+
+_LONGEST = 1024
+"""Products that are summed up in halves; more of them lose digits that show in the result."""
 
 _PLANS = 4
 """Input shapes whose plans are kept; of more, the one used longest ago is given up."""
@@ -104,8 +109,8 @@ class Engine:
     ) -> Self:
         """Open the archive at a path or URL, or an opened one, on a device: "opencl", "opencl:1", or a `Device`.
 
-        `precision`: "storage" keeps numbers as halves and computes with floats; "half" computes with halves but in
-        the first and last layers, where the device can (cl_khr_fp16); "float" does neither.
+        `precision`: "storage" keeps numbers as halves and computes with floats; "half" computes with halves, where the
+        device can (cl_khr_fp16), but in the first and last layers and where sums are long; "float" does neither.
 
         `resident` is for devices with little memory: "packed" keeps weights as kernels read them; "int8" keeps
         symbols of up to 8 bits, a scale for each channel or tensor, as bytes; "coded" keeps payloads of the coder
@@ -243,9 +248,16 @@ def _target_of(device: Device, precision: Precision, resident: Resident) -> Targ
     )
 
 
+def _terms(task: Task) -> int:
+    """Products that make one number of a layer's result."""
+    return operations(task) // (2 * math.prod(task.output.shape))
+
+
 def _targets(schedule: Schedule, target: Target, floats: Collection[str]) -> list[Target]:
-    """What each task is computed with: floats in the first and last layer, and in all that are not sums of products."""
+    """What each task is computed with: floats in the first and last layer, where sums are long, and in all others."""
+    if target.precision != "half":
+        return [target] * len(schedule.tasks)
     layers = [n for n, task in enumerate(schedule.tasks) if isinstance(task.op, Convolution | Dense)]
-    half = {n for n in layers[1:-1] if schedule.tasks[n].name not in floats} if target.precision == "half" else set()
-    plain = replace(target, precision="storage") if target.precision == "half" else target
+    half = {n for n in layers[1:-1] if schedule.tasks[n].name not in floats and _terms(schedule.tasks[n]) <= _LONGEST}
+    plain = replace(target, precision="storage")
     return [target if n in half else plain for n in range(len(schedule.tasks))]
