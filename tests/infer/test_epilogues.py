@@ -23,7 +23,7 @@ SILU, SIGMOID, TANH, EXP, SWISH = Step("silu"), Step("sigmoid"), Step("tanh"), S
 
 EPILOGUES: tuple[tuple[Step, ...], ...] = (
     *((), (RELU,), (CLIP,), (LEAKY,), (PRELU,), (SILU,), (ADD,), (MUL,), (Step("neg"),)),
-    *((RELU, ADD), (ADD, RELU), (CLIP, ADD, RELU), (ADD, CLIP, LEAKY), (LEAKY, ADD), (ADD, MUL)[:1]),
+    *((RELU, ADD), (ADD, RELU), (CLIP, ADD, RELU), (ADD, CLIP, LEAKY), (LEAKY, ADD)),
     *((SILU, ADD), (ADD, SILU), (SILU, MUL), (MUL, SIGMOID), (RELU, MUL), (SWISH, ADD, RELU)),
     *((PRELU, ADD), (ADD, PRELU), (MUL, PRELU), (RELU, ADD, RELU, SIGMOID), (SIGMOID, ADD, TANH, CLIP)),
     *((EXP, Step("sqrt"), ADD, Step("hard_sigmoid", 0.3, 0.4)),),

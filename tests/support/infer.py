@@ -13,6 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import wcodec
 from wcodec.infer.engine import PRECISIONS, Engine, Precision
+from wcodec.infer.graph import Graph
+from wcodec.infer.lowering.source import OnnxSource
+from wcodec.infer.lowering.walk import lower
 from wcodec.model import Array
 from wcodec.opencl.device import Device
 
@@ -56,6 +59,26 @@ def archive_of(model: bytes, folder: Any, **policy: Any) -> bytes:
     stream = io.BytesIO()
     wcodec.encode(path, stream, wcodec.Policy(**(policy or {"lossless": True})))
     return stream.getvalue()
+
+
+IMAGES = (2, 4, 6, 6)
+"""The input of a `raw` model."""
+
+
+def raw(*nodes: onnx.NodeProto, weights: Mapping[str, Array] | None = None, output: str = "y") -> bytes:
+    """A model of images x whose nodes are as given, whatever the onnx package thinks of them."""
+    model = onnx.load_from_string(graph_of([node("Relu", "x")], {"x": IMAGES}, weights, opset=18))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.output[0].name = output
+    return model.SerializeToString()
+
+
+def lowered(model: bytes, folder: Any, *shapes: tuple[int, ...]) -> Graph:
+    """The graph of a model's archive, for inputs of these shapes."""
+    with wcodec.open(archive_of(model, folder)) as archive:
+        source = OnnxSource(archive)
+        return lower(source, dict(zip(source.inputs, shapes, strict=True)))
 
 
 def oracle(model: bytes, *inputs: Array) -> list[Array]:

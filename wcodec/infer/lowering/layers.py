@@ -117,7 +117,10 @@ def _transposed_pads(site: Site, kernel: Pair, strides: Pair, dilations: Pair, a
 
 def _gemm(site: Site) -> None:
     alpha, beta = (float(site.attributes.get(name, 1.0)) for name in ("alpha", "beta"))
-    flip_a, flip_b = (bool(site.attributes.get(name, 0)) for name in ("transA", "transB"))
+    flips = [int(site.attributes.get(name, 0)) for name in ("transA", "transB")]
+    if not {*flips} <= {0, 1}:
+        site.deny(f"its matrices are transposed {flips} times")
+    flip_a, flip_b = map(bool, flips)
     rows, columns = site.output_shapes[0]
     bias = site.is_constant(2) and site.draft.shape(site.inputs[2]) in ((columns,), (1, columns))
     if site.is_constant(1) and not flip_a and (bias or not site.has(2)):

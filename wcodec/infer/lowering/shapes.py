@@ -56,11 +56,14 @@ def _emit_slice(site: Site, starts: tuple[int, ...], steps: tuple[int, ...], out
 
 def _split(site: Site) -> None:
     axis, start = site.axis(0), 0
+    given = site.numbers(1, "split")
+    each = -(-site.shape()[axis] // len(site.outputs))
     for output, shape in enumerate(site.output_shapes):
         starts = tuple(start if place == axis else 0 for place in range(site.rank()))
         if site.outputs[output]:
             _emit_slice(site, starts, (1,) * site.rank(), output)
-        start += shape[axis]
+        # outputs may be left out, and have no shape then
+        start += given[output] if given else shape[axis] if shape else each
 
 
 def _gather(site: Site) -> None:

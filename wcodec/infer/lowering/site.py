@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from wcodec.errors import CorruptFileError, UnsupportedError
-from wcodec.infer.graph import Constant, Node, Op, Reshape, Step, Stored, Value
+from wcodec.infer.graph import Binary, Constant, Dense, MatMul, Node, Op, Reshape, Step, Stored, Value
 from wcodec.model import FLOATS, Array, dtype_name
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ class Site:
     def axis(self, default: int) -> int:
         """The attribute `axis`, counted from the front."""
         axis = int(self.attributes.get("axis", default))
-        return axis + self.rank() if axis < 0 else axis
+        if not -self.rank() <= axis < self.rank():
+            self.deny(f"its axis is {axis}")
+        return axis % self.rank()
 
     def array(self, place: int) -> Array:
         """The numbers of an input that must be constant."""
@@ -147,8 +149,9 @@ class Site:
     def _add(self, op: Op, inputs: Sequence[str], name: str, value: Value, steps: tuple[Step, ...]) -> None:
         for given in inputs:
             self._check(given)
-        if isinstance(op, Reshape) and math.prod(self.draft.shape(inputs[0])) != value.size:
-            self.deny(f"{self.draft.shape(inputs[0])} has not as many numbers as {value.shape}")
+        shapes = [self.draft.shape(given) for given in inputs if given]
+        if not _fits(op, shapes, value.shape):
+            self.deny(f"of {', '.join(map(str, shapes))} it does not make {value.shape}")
         self.draft.values[name] = value
         self.draft.nodes.append(Node(self.name or self.outputs[0], op, tuple(inputs), name, steps))
 
@@ -161,6 +164,34 @@ class Site:
             return
         if name in self.draft.values and self.draft.values[name].dtype != "f32" and self.kind not in _ANY_DTYPE:
             self.refuse("computes with the integers of an ArgMax; only their shape may change")
+
+
+def _fits(op: Op, shapes: Sequence[tuple[int, ...]], result: tuple[int, ...]) -> bool:
+    """Whether an operation makes its result of its inputs, where shape inference does not see to it."""
+    if isinstance(op, Reshape):
+        return math.prod(shapes[0]) == math.prod(result)
+    if isinstance(op, Binary):
+        return _broadcast(*shapes) == result
+    if isinstance(op, Dense):
+        x, weight = shapes[:2]
+        inner, outer = reversed(weight) if op.rows_first else weight
+        vectors = all(math.prod(shape) == outer for shape in shapes[2:])
+        return x[-1] == inner and result == (*x[:-1], outer) and vectors
+    if isinstance(op, MatMul):
+        (*ahead, rows, inner), (*others, outer, columns) = (
+            (*shape[:-2], *shape[:-3:-1]) if flipped else shape
+            for shape, flipped in zip(shapes, (op.transpose_a, op.transpose_b), strict=True)
+        )
+        stack = _broadcast(tuple(ahead), tuple(others))
+        return inner == outer and stack is not None and result == (*stack, rows, columns)
+    return True
+
+
+def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        return None
 
 
 _ANY_DTYPE = ("ArgMax", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
