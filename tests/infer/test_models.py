@@ -48,9 +48,6 @@ NETS = {
 }
 """The sides of the pictures that each takes."""
 
-SLOW_IN_HALVES = (REAL, "resnet50", "yolov8n")
-"""Nets that take a CPU up to a minute with halves, which it only emulates."""
-
 
 @dataclass(frozen=True)
 class Case:
@@ -126,8 +123,6 @@ def test_every_net_gives_what_onnx_runtime_does(device: Device, cases: Callable[
     case = cases(net)
     missed = []
     for precision in precisions(device):
-        if precision == "half" and net in SLOW_IN_HALVES and device.is_cpu:
-            continue
         with Engine.open(case.archive, device, precision=precision) as engine:
             found = outputs_of(engine, case.photo)
         for part, wanted in zip(parts(net, found), parts(net, case.wanted), strict=True):
