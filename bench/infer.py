@@ -22,7 +22,8 @@ from bench.infer_nets import TITLES, Subject, subject
 from bench.infer_peers import PEERS, distance, onnx_runtime, opened_peers
 from bench.report import machine, table, update
 from tests.support.infer import outputs_of, precisions
-from wcodec.infer.engine import PRECISIONS, Engine, Precision
+from wcodec.infer.engine import PRECISIONS, Engine
+from wcodec.infer.forms.launch import Precision
 from wcodec.infer.profile import measured_peak, profile
 from wcodec.model import Array
 from wcodec.opencl.device import Device

@@ -23,7 +23,7 @@ from wcodec.model import Array
 from wcodec.writing import check_different
 
 if TYPE_CHECKING:
-    from wcodec.infer.engine import Precision
+    from wcodec.infer.forms.launch import Precision
     from wcodec.infer.ports import Port
     from wcodec.infer.profile import Layer
     from wcodec.opencl.device import Device

@@ -58,8 +58,9 @@ from wcodec.writing import check_different
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from wcodec.infer.engine import Engine, Precision
+    from wcodec.infer.engine import Engine
     from wcodec.infer.fallback import Elsewhere, Fallback
+    from wcodec.infer.forms.launch import Precision
     from wcodec.infer.weights import Resident
 
 

@@ -141,6 +141,16 @@ def parse(where: str, message: bytes) -> onnx.ModelProto:
     return proto
 
 
+def opset_of(proto: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model is written in, 0 if it says none."""
+    return max((opset.version for opset in proto.opset_import if opset.domain in ("", "ai.onnx")), default=0)
+
+
+def is_standard(node: onnx.NodeProto) -> bool:
+    """Whether a node's operator is one of ONNX's own."""
+    return node.domain in ("", "ai.onnx")
+
+
 def _slots(where: str, proto: onnx.ModelProto) -> list[_Slot]:
     """The places of all weights: the graph's initializers, then those of its subgraphs.
 
@@ -154,7 +164,7 @@ def _slots(where: str, proto: onnx.ModelProto) -> list[_Slot]:
             raise CorruptFileError(place(where, name), "is there twice")
         uses[name] = 1
         slots.append(_Slot(name, stub, position))
-    for graph in _subgraphs(proto.graph.node):
+    for graph in subgraphs(proto.graph.node):
         for stub in graph.initializer:
             name = base = text(where, stub.name)
             while name in uses:
@@ -165,13 +175,13 @@ def _slots(where: str, proto: onnx.ModelProto) -> list[_Slot]:
     return [slot for slot in slots if slot.stub.data_type != STRING]
 
 
-def _subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+def subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
     """The graphs in the attributes of nodes, and those in their nodes."""
     for node in nodes:
         for attribute in node.attribute:
             for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield graph
-                yield from _subgraphs(graph.node)
+                yield from subgraphs(graph.node)
 
 
 def _refuse_external(where: str, proto: onnx.ModelProto) -> None:
@@ -190,7 +200,7 @@ def _held_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     for training in proto.training_info:
         graphs += (training.initialization, training.algorithm)
     bodies = [graph.node for graph in graphs] + [function.node for function in proto.functions]
-    inner = [graph for nodes in bodies for graph in _subgraphs(nodes)]
+    inner = [graph for nodes in bodies for graph in subgraphs(nodes)]
     for graph in (*graphs, *inner):
         yield from graph.initializer
         yield from _parts(graph.sparse_initializer)

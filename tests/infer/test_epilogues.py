@@ -12,7 +12,7 @@ from tests.support.graphs import Sketch, run_on
 from tests.support.infer import distance, precisions
 from tests.support.opencl import as_gpu
 from wcodec.infer import plan
-from wcodec.infer.engine import Precision
+from wcodec.infer.forms.launch import Precision
 from wcodec.infer.graph import Binary, Convolution, Dense, Graph, Map, MatMul, Op, Pool, Step
 from wcodec.infer.reference import Reference
 from wcodec.opencl.device import Device

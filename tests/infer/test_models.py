@@ -18,7 +18,8 @@ import wcodec
 from tests.support.graphs import check_order
 from tests.support.infer import distance, outputs_of, precisions
 from wcodec.infer import plan
-from wcodec.infer.engine import Engine, Precision
+from wcodec.infer.engine import Engine
+from wcodec.infer.forms.launch import Precision
 from wcodec.infer.graph import Graph, Stored
 from wcodec.infer.lowering.source import OnnxSource
 from wcodec.infer.lowering.walk import lower

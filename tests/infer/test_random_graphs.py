@@ -14,7 +14,7 @@ from tests.support.graphs import IMAGES, graphs, run_on
 from tests.support.infer import precisions
 from tests.support.opencl import as_gpu
 from wcodec.infer import plan
-from wcodec.infer.engine import Precision
+from wcodec.infer.forms.launch import Precision
 from wcodec.infer.graph import Graph
 from wcodec.infer.lowering.fuse import fused
 from wcodec.infer.reference import Reference

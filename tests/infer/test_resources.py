@@ -166,7 +166,7 @@ def test_a_device_that_is_full_says_so(device: Device, archive: bytes, x: Array,
 
 
 def test_halves_need_a_device_that_computes_with_them(device: Device, archive: bytes) -> None:
-    if "cl_khr_fp16" in device.device.extensions.split():
+    if device.has_half:
         own = fresh(device)
         own.device = SimpleNamespace(extensions="cl_khr_fp64", name="old", platform=device.device.platform)
         device = own

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import hypothesis.strategies as st
 import numpy as np
 
-from wcodec.infer.engine import Precision, _target_of, _targets
+from wcodec.infer.forms.launch import Precision
 from wcodec.infer.graph import (
     Binary,
     Concat,
@@ -34,6 +35,7 @@ from wcodec.infer.graph import (
 )
 from wcodec.infer.places import Place
 from wcodec.infer.plan import Plan
+from wcodec.infer.precision import target_of, targets_of
 from wcodec.infer.schedule import Schedule, scheduled
 from wcodec.infer.weights import Weights
 from wcodec.model import Array
@@ -222,8 +224,9 @@ def run_on(device: Device, graph: Graph, precision: Precision, inputs: Sequence[
     """The outputs of a graph whose constants are all arrays."""
     queue = device.cl.CommandQueue(device.context)
     schedule = scheduled(graph, "f32" if precision == "float" else "f16")
-    targets = _targets(schedule, _target_of(device, precision, "packed"), ())
-    weights = Weights(cast(Any, None), device, "packed")  # none are an archive's
+    targets = targets_of(schedule, target_of(device, precision, keeps_more=True), ())
+    source = SimpleNamespace(numbers=lambda constant: constant)  # none are an archive's
+    weights = Weights(cast(Any, source), device, "packed")
     started = Plan(device, queue, schedule, targets, weights, graph.constants).start(inputs)
     started.wait()
     return started.outputs

@@ -12,7 +12,8 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 import wcodec
-from wcodec.infer.engine import PRECISIONS, Engine, Precision
+from wcodec.infer.engine import PRECISIONS, Engine
+from wcodec.infer.forms.launch import Precision
 from wcodec.infer.graph import Graph
 from wcodec.infer.lowering.source import OnnxSource
 from wcodec.infer.lowering.walk import lower
@@ -25,8 +26,7 @@ BOUNDS: dict[Precision, float] = {"storage": 2e-3, "half": 2e-2, "float": 2e-5}
 
 def precisions(device: Device) -> list[Precision]:
     """Those that a device has."""
-    half = "cl_khr_fp16" in device.device.extensions.split()
-    return [precision for precision in PRECISIONS if half or precision != "half"]
+    return [precision for precision in PRECISIONS if device.has_half or precision != "half"]
 
 
 def node(kind: str, *inputs: str, outputs: Sequence[str] = ("y",), **attributes: Any) -> onnx.NodeProto:

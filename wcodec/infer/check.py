@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wcodec.infer.places import BLOCK, Place, blocks_of
+from wcodec.infer.places import IN_BLOCKS, Place
 from wcodec.model import Array
 from wcodec.opencl.device import translating
 
@@ -35,11 +35,7 @@ def first_bad_layer(plan: Plan, inputs: Sequence[Array]) -> tuple[str, str] | No
 
 def _read(plan: Plan, place: Place) -> Array:
     """A place's numbers, less what fills up blocks."""
-    stored = np.empty(place.elements, {"f16": np.float16, "f32": np.float32, "i32": np.int32}[place.storage])
+    stored = np.empty(place.elements, place.dtype)
     with translating(f"reading {place.memory!r}"):
         plan.read(stored, place)
-    if not place.blocks:
-        return stored
-    n, channels, height, width = place.shape
-    whole = stored.reshape(n, blocks_of(channels), height, width, BLOCK)
-    return np.moveaxis(whole, -1, 2).reshape(n, -1, height, width)[:, :channels]
+    return IN_BLOCKS.unpack(stored, place.shape) if place.blocks else stored

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 
 from wcodec.archive import Archive, opened
-from wcodec.errors import MissingDependencyError, NonFiniteError, UsageError
+from wcodec.errors import NonFiniteError, UsageError
 from wcodec.formats.source import Target as Source
 from wcodec.infer.check import first_bad_layer
-from wcodec.infer.forms.cost import operations
-from wcodec.infer.forms.launch import Target
-from wcodec.infer.graph import Convolution, Dense
+from wcodec.infer.forms.launch import Precision
 from wcodec.infer.lowering.source import OnnxSource
 from wcodec.infer.lowering.walk import OPERATORS, lower
-from wcodec.infer.places import Storage, Task
+from wcodec.infer.places import Storage
 from wcodec.infer.plan import Plan, Started
 from wcodec.infer.ports import Port, checked_inputs
-from wcodec.infer.precision import wide_values
-from wcodec.infer.schedule import Schedule, scheduled
+from wcodec.infer.precision import target_of, targets_of, wide_values
+from wcodec.infer.schedule import scheduled
 from wcodec.infer.weights import Resident, Weights
 from wcodec.model import Array
 from wcodec.opencl.device import Device, translating
 
-Precision = Literal["storage", "half", "float"]
-
 PRECISIONS: tuple[Precision, ...] = ("storage", "half", "float")
 
 RESIDENTS: tuple[Resident, ...] = ("packed", "int8", "coded")
-
-_LONGEST = 1024
-"""Products that are summed up in halves; more of them lose digits that show in the result."""
 
 _PLANS = 4
 """Input shapes whose plans are kept; of more, the one used longest ago is given up."""
@@ -73,19 +65,17 @@ class Engine:
     context manager, or call `close`. One thread at a time may use it.
     """
 
-    def __init__(
-        self, archive: Archive, device: Device, precision: Precision, resident: Resident, stack: ExitStack
-    ) -> None:
+    def __init__(self, archive: Archive, device: Device, precision: Precision, resident: Resident) -> None:
         """See `open`."""
         if resident not in RESIDENTS:
             raise UsageError(f"resident {resident!r}: there are {', '.join(RESIDENTS)}")
         if precision not in PRECISIONS:
             raise UsageError(f"precision {precision!r}: there are {', '.join(PRECISIONS)}")
         self.device, self.precision = device, precision
-        self._archive, self._stack = archive, stack
+        self._archive, self._stack = archive, ExitStack()
         self._source = OnnxSource(archive)
         self._source.check_operators(OPERATORS)
-        self._target = _target_of(device, precision, resident)
+        self._target = target_of(device, precision, keeps_more=resident == "packed")
         with translating("opening a queue"):
             self._queue = device.cl.CommandQueue(device.context)
         self._weights: Weights | None = Weights(self._source, device, resident)
@@ -95,7 +85,7 @@ class Engine:
         self.inputs = tuple(Port(name, shape) for name, shape in self._source.inputs.items())
         self.outputs: tuple[Port, ...] = tuple(Port(name, shape) for name, shape in self._source.output_shapes())
         if all(isinstance(length, int) for port in self.inputs for length in port.shape[1:]):
-            self._plan(tuple(_with_batch(port, 1) for port in self.inputs))
+            self.plan(*(_with_batch(port, 1) for port in self.inputs))
 
     @classmethod
     def open(
@@ -123,7 +113,7 @@ class Engine:
         with ExitStack() as stack:
             archive = stack.enter_context(opened(source, workers))
             where = device if isinstance(device, Device) else Device.open(device)
-            engine = cls(archive, where, precision, resident, stack)
+            engine = cls(archive, where, precision, resident)
             engine._stack = stack.pop_all()
         return engine
 
@@ -143,7 +133,7 @@ class Engine:
         return self._started([array.copy() if same else array for array, same in zip(arrays, shared, strict=True)])
 
     def _started(self, arrays: list[Array]) -> Pending:
-        return Pending([self._plan(tuple(a.shape for a in part)).start(part) for part in self._parts(arrays)])
+        return Pending([self.plan(*(a.shape for a in part)).start(part) for part in self._parts(arrays)])
 
     def check(self, *inputs: Array) -> tuple[str, ...]:
         """Run layer by layer; names of those whose results were too large, which are stored as f32 from now on.
@@ -155,7 +145,7 @@ class Engine:
         arrays = checked_inputs(self.inputs, inputs)
         for part in self._parts(arrays):
             shapes = tuple(array.shape for array in part)
-            while (found := first_bad_layer(self._plan(shapes), part)) is not None:
+            while (found := first_bad_layer(self.plan(*shapes), part)) is not None:
                 name, what = found
                 if name in self._floats or self.precision == "float":
                     raise NonFiniteError(f"layer {name!r} gives {what}, though computed with floats")
@@ -192,7 +182,21 @@ class Engine:
 
     def plan(self, *shapes: tuple[int, ...]) -> Plan:
         """The plan for inputs of these shapes."""
-        return self._plan(shapes)
+        if self._weights is None:
+            raise UsageError("the engine is closed; open it again")
+        found = self._plans.pop(shapes, None)
+        if found is None:
+            names = (port.name for port in self.inputs)
+            graph = lower(self._source, dict(zip(names, shapes, strict=True)))
+            wide = set(wide_values(graph)) if self.precision == "storage" else set()
+            wide.update(node.output for node in graph.nodes if node.name in self._floats)
+            schedule = scheduled(graph, self._storage, wide)
+            targets = targets_of(schedule, self._target, self._floats)
+            while len(self._plans) >= _PLANS:
+                del self._plans[next(iter(self._plans))]
+            found = Plan(self.device, self._queue, schedule, targets, self._weights, graph.constants)
+        self._plans[shapes] = self._last = found
+        return found
 
     def _parts(self, arrays: list[Array]) -> list[list[Array]]:
         """Inputs cut into runs of the model's own batch where that is fixed."""
@@ -203,23 +207,6 @@ class Engine:
         [count] = counts if len(counts) == 1 else [1]
         return [list(part) for part in zip(*(np.split(array, max(1, count)) for array in arrays), strict=True)]
 
-    def _plan(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
-        if self._weights is None:
-            raise UsageError("the engine is closed; open it again")
-        found = self._plans.pop(shapes, None)
-        if found is None:
-            names = (port.name for port in self.inputs)
-            graph = lower(self._source, dict(zip(names, shapes, strict=True)))
-            wide = set(wide_values(graph)) if self.precision == "storage" else set()
-            wide.update(node.output for node in graph.nodes if node.name in self._floats)
-            schedule = scheduled(graph, self._storage, wide)
-            targets = _targets(schedule, self._target, self._floats)
-            while len(self._plans) >= _PLANS:
-                del self._plans[next(iter(self._plans))]
-            found = Plan(self.device, self._queue, schedule, targets, self._weights, graph.constants)
-        self._plans[shapes] = self._last = found
-        return found
-
     @property
     def _storage(self) -> Storage:
         return "f32" if self.precision == "float" else "f16"
@@ -227,37 +214,3 @@ class Engine:
 
 def _with_batch(port: Port, batch: int) -> tuple[int, ...]:
     return tuple(length if isinstance(length, int) else batch for length in port.shape)
-
-
-def _target_of(device: Device, precision: Precision, resident: Resident) -> Target:
-    extensions = device.device.extensions.split()
-    native = "cl_khr_fp16" in extensions
-    if precision == "half" and not native:
-        raise MissingDependencyError(
-            f"{device!r} does not compute with halves (cl_khr_fp16); use precision 'storage', "
-            "or another device: 'wcodec devices' tells which can"
-        )
-    return Target(
-        is_cpu=device.is_cpu,
-        units=device.device.max_compute_units,
-        local=device.device.local_mem_size,
-        vector=max(device.device.native_vector_width_float, device.device.preferred_vector_width_float),
-        native_half=native,
-        keeps_more=resident == "packed",
-        precision=precision,
-    )
-
-
-def _terms(task: Task) -> int:
-    """Products that make one number of a layer's result."""
-    return operations(task) // (2 * math.prod(task.output.shape))
-
-
-def _targets(schedule: Schedule, target: Target, floats: Collection[str]) -> list[Target]:
-    """What each task is computed with: floats in the first and last layer, where sums are long, and in all others."""
-    if target.precision != "half":
-        return [target] * len(schedule.tasks)
-    layers = [n for n, task in enumerate(schedule.tasks) if isinstance(task.op, Convolution | Dense)]
-    half = {n for n in layers[1:-1] if schedule.tasks[n].name not in floats and _terms(schedule.tasks[n]) <= _LONGEST}
-    plain = replace(target, precision="storage")
-    return [target if n in half else plain for n in range(len(schedule.tasks))]

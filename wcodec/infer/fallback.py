@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 from wcodec.archive import Archive
 from wcodec.errors import MissingDependencyError, UnsupportedError
 from wcodec.formats.onnx import write
-from wcodec.infer.graph import Stored
 from wcodec.infer.lowering.source import OnnxSource
 from wcodec.infer.lowering.walk import lower
 from wcodec.infer.ports import Port, checked_inputs
@@ -74,10 +73,7 @@ def _by_torch(archive: Archive, source: OnnxSource) -> Run:
         shapes = tuple(array.shape for array in arrays)
         if shapes not in executors:
             graph = lower(source, dict(zip(names, shapes, strict=True)))
-            numbers: dict[str, Any] = {
-                name: source.read(constant.tensor) if isinstance(constant, Stored) else constant
-                for name, constant in graph.constants.items()
-            }
+            numbers = {name: source.numbers(constant) for name, constant in graph.constants.items()}
             executors[shapes] = Reference(graph, numbers)
         return executors[shapes]
 

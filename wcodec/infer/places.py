@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from wcodec.infer.graph import Op, Step
+from wcodec.model import DTYPES
+from wcodec.opencl.layout import PackedLayout
 
 BLOCK = 16
 """Channels that lie together where images are in blocks."""
 
-Storage = Literal["f16", "f32", "i32"]
-"""What numbers are stored as."""
+IN_BLOCKS = PackedLayout(1, BLOCK)
+"""How images lie in blocks: (N, C, H, W) as (N, C / 16, H, W, 16)."""
 
-BYTES: dict[Storage, int] = {"f16": 2, "f32": 4, "i32": 4}
+Storage = Literal["f16", "f32", "i32"]
+"""What numbers are stored as, by wcodec's names of dtypes."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +37,15 @@ class Place:
     @property
     def elements(self) -> int:
         """Numbers in memory, those that fill up blocks included."""
-        if not self.blocks:
-            return math.prod(self.shape)
-        n, channels, *size = self.shape
-        return n * blocks_of(channels) * BLOCK * math.prod(size)
+        return math.prod(IN_BLOCKS.packed_shape(self.shape) if self.blocks else self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return DTYPES[self.storage]
 
     @property
     def nbytes(self) -> int:
-        return self.elements * BYTES[self.storage]
+        return self.elements * self.dtype.itemsize
 
 
 Beyond = Literal["nothing", "constant", "edge", "reflect"]

@@ -98,7 +98,7 @@ class Plan:
         """Begin to run, and return at once."""
         given = self.give(inputs)
         self.run(self.steps)
-        outputs, done = [_empty(place) for place in self.schedule.outputs], []
+        outputs, done = [np.empty(place.shape, place.dtype) for place in self.schedule.outputs], []
         with translating("running"):
             for place, array in zip(self.schedule.outputs, outputs, strict=True):
                 copy = self._device.cl.enqueue_copy(self._queue, array, self._buffer(place), is_blocking=False)
@@ -238,7 +238,3 @@ def _lives(schedule: Schedule, forms: Sequence[Form], expanded: Sequence[Sequenc
     for place in schedule.outputs:
         touch(place, last)
     return [Life(name, sizes[name], *span) for name, span in spans.items()]
-
-
-def _empty(place: Place) -> Array:
-    return np.empty(place.shape, np.int32 if place.storage == "i32" else np.float32)

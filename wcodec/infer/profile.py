@@ -126,9 +126,8 @@ def profile(engine: Engine, *inputs: Array, repeats: int = 9) -> Profile:
 
 def measured_peak(device: Device) -> float:
     """Floating-point operations a second that the device does at most, of floats, an FMA being two; takes 0.2 s."""
-    vector = max(device.device.native_vector_width_float, device.device.preferred_vector_width_float)
     units: int = device.device.max_compute_units
-    lanes, chains = (16, 12 if vector >= _WIDEST else 6) if device.is_cpu else (4, 8)
+    lanes, chains = (16, 12 if device.vector_width >= _WIDEST else 6) if device.is_cpu else (4, 8)
     group = 1 if device.is_cpu else min(256, device.device.max_work_group_size)
     items = units * 16 * group
     kernel = device.kernel("peak", ("peak.cl",), (f"NUMBERS=float{lanes}", f"STORE=vstore{lanes}", f"CHAINS={chains}"))

@@ -14,7 +14,7 @@ from wcodec.infer.forms.launch import Packing, Weight
 from wcodec.infer.forms.winograd import WINOGRAD_PLACES
 from wcodec.infer.graph import Constant, Stored
 from wcodec.infer.lowering.source import OnnxSource
-from wcodec.infer.places import BLOCK, Place, Storage, blocks_of
+from wcodec.infer.places import BLOCK, IN_BLOCKS, Place, Storage, blocks_of
 from wcodec.model import Array
 from wcodec.opencl.device import Device, translating
 from wcodec.opencl.layout import PackedLayout
@@ -25,8 +25,6 @@ from wcodec.scales import Keep, Uniform
 Resident = Literal["packed", "int8", "coded"]
 
 _LAYOUTS: dict[Packing, PackedLayout] = {"rows": PackedLayout(BLOCK), "swapped": PackedLayout(BLOCK, swapped=True)}
-
-_DTYPES: dict[Storage, Any] = {"f16": np.float16, "f32": np.float32}
 
 _EXACT_BITS = 11
 """Bits of symbols that halves hold."""
@@ -77,12 +75,9 @@ class Weights:
         """Bring a constant to the device that kernels read as they do values."""
         if self.holds(place):
             return
-        array = self._array(constant).astype(_DTYPES[place.storage]).reshape(place.shape)
+        array = self._source.numbers(constant).astype(place.dtype).reshape(place.shape)
         if place.blocks:
-            n, channels, *size = place.shape
-            whole = np.zeros((n, blocks_of(channels) * BLOCK, *size), array.dtype)
-            whole[:, :channels] = array
-            array = np.moveaxis(whole.reshape(n, -1, BLOCK, *size), 2, -1)
+            array = IN_BLOCKS.pack(array)
         # runs of 16 may begin at the last number
         padded = np.zeros(array.size + BLOCK, array.dtype)
         padded[: array.size] = array.reshape(-1)
@@ -198,19 +193,16 @@ class Weights:
         self.nbytes += size
         return buffer
 
-    def _array(self, constant: Constant) -> Array:
-        return self._source.read(constant.tensor) if isinstance(constant, Stored) else constant
-
     def _packed(self, weight: Weight, constants: Mapping[str, Constant]) -> Array:
         """A constant as it lies on the device, from the host's memory."""
         if weight.packing in _LAYOUTS:
-            array, packing = self._array(constants[weight.constant]), weight.packing
+            array, packing = self._source.numbers(constants[weight.constant]), weight.packing
             if weight.length:
                 array, packing = _by_outputs(array, weight.length), "rows"
             return _LAYOUTS[packing].pack(array).astype(np.float32 if self._kinds[weight] == "f32" else np.float16)
         filled = np.full(blocks_of(weight.length) * BLOCK, weight.packing == "scale", np.float32)
         if weight.constant:
-            filled[: weight.length] = self._array(constants[weight.constant]).reshape(-1)
+            filled[: weight.length] = self._source.numbers(constants[weight.constant]).reshape(-1)
         if weight.matrix is not None:
             left = self._left(weight.matrix, constants)
             if left is not None:

@@ -64,6 +64,17 @@ class Device:
         """Whether the host's memory is the device's own."""
         return bool(self.device.type & self.cl.device_type.CPU)
 
+    @cached_property
+    def has_half(self) -> bool:
+        """Whether it computes with halves: cl_khr_fp16."""
+        return "cl_khr_fp16" in self.device.extensions.split()
+
+    @cached_property
+    def vector_width(self) -> int:
+        """Floats of its vectors; drivers are not of one mind about which of the two numbers says so."""
+        widths: tuple[int, int] = self.device.native_vector_width_float, self.device.preferred_vector_width_float
+        return max(widths)
+
     @property
     def lanes(self) -> int:
         """Lanes that a work-item decodes in step: a vector of them on a CPU, one where there are threads enough."""

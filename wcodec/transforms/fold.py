@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wcodec.errors import UsageError
+from wcodec.formats.onnx import is_standard
 from wcodec.model import Array, Model, Tensor
 from wcodec.transforms.channels import rounded, scaled
-from wcodec.transforms.graph import Rewriting, is_standard, need_inputs, unset
+from wcodec.transforms.graph import Rewriting, need_inputs, unset
 from wcodec.transforms.layers import Affine, Layer, affine_of, layer_of
 
 if TYPE_CHECKING:

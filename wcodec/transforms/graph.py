@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wcodec.errors import CorruptFileError
 from wcodec.formats.claims import place
-from wcodec.formats.onnx import parse, require_onnx
+from wcodec.formats.onnx import is_standard, opset_of, parse, require_onnx, subgraphs
 from wcodec.formats.onnx_tensors import STRING, dtype_of, held_tensor, is_external, text
 from wcodec.model import FLOATS, Model, Tensor
 from wcodec.transforms.ranks import known_ranks
@@ -37,6 +37,7 @@ class Rewriting:
         self._model = model
         self._proto = parse("graph", model.graph)
         self.graph = self._proto.graph
+        self.opset = opset_of(self._proto)
         self.nodes = list(self.graph.node)
         self._dropped: set[int] = set()
         self._stubs = {stub.name: stub for stub in self.graph.initializer}
@@ -45,18 +46,13 @@ class Rewriting:
         self._tensors = model.by_name()
         self._tied = {*model.ties, *model.ties.values()}
         self._added: dict[str, list[Tensor]] = {}
-        self._inner = list(_subgraphs(self.nodes))
+        self._inner = list(subgraphs(self.nodes))
         self.outputs = {info.name for info in self.graph.output}
         self.held = self.outputs | set(_seen_within(self._inner))
         """Names of values that are not to go: outputs of the graph, and what subgraphs and annotations refer to."""
         self.held.update(name for note in self.graph.quantization_annotation for name in _annotated(note))
         self._check()
         self.index()
-
-    @property
-    def opset(self) -> int:
-        versions = [opset.version for opset in self._proto.opset_import if opset.domain in ("", "ai.onnx")]
-        return max(versions, default=0)
 
     @property
     def trains(self) -> bool:
@@ -250,11 +246,6 @@ class Rewriting:
         _replace(self.graph.value_info, [info for info in self.graph.value_info if info.name in values])
 
 
-def is_standard(node: onnx.NodeProto) -> bool:
-    """Whether a node's operator is one of ONNX's own."""
-    return node.domain in ("", "ai.onnx")
-
-
 def broken(node: onnx.NodeProto, problem: str) -> CorruptFileError:
     """The error of a node that cannot be what its operator needs."""
     name = node.name or next(iter(node.output), "")
@@ -289,15 +280,6 @@ def _attributes(node: onnx.NodeProto, name: str, kind: int) -> Iterator[onnx.Att
             if attribute.type not in (0, kind):
                 raise broken(node, f"has an attribute {name} that is no number of its type")
             yield attribute
-
-
-def _subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    """The graphs in the attributes of nodes, and those in their nodes."""
-    for node in nodes:
-        for attribute in node.attribute:
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield graph
-                yield from _subgraphs(graph.node)
 
 
 def _seen_within(graphs: Iterable[onnx.GraphProto]) -> Iterator[str]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wcodec.formats.onnx import is_standard
 from wcodec.model import FLOATS, Array, Tensor
 from wcodec.transforms.channels import Channels, rounded
-from wcodec.transforms.graph import Rewriting, broken, flag, is_standard, need_inputs, number_of
+from wcodec.transforms.graph import Rewriting, broken, flag, need_inputs, number_of
 
 if TYPE_CHECKING:
     import onnx

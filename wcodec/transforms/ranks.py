@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from wcodec.formats.onnx import is_standard
+
 if TYPE_CHECKING:
     import onnx
 
@@ -44,7 +46,7 @@ def known_ranks(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> dict
 def _rank(node: onnx.NodeProto, ranks: Mapping[str, int], lengths: Mapping[str, tuple[int, ...]]) -> int | None:
     given = [ranks.get(name) for name in node.input]
     known = [rank for rank in given if rank is not None]
-    if node.domain not in ("", "ai.onnx") or not given:
+    if not is_standard(node) or not given:
         return None
     if node.op_type in ("Flatten", "Gemm"):
         return 2

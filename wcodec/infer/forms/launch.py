@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from wcodec.infer.graph import Step, StepKind
 from wcodec.infer.places import Place, Task
+
+Precision = Literal["storage", "half", "float"]
 
 Packing = Literal["rows", "swapped", "winograd", "scale", "bias", "slopes"]
 
@@ -18,9 +20,9 @@ class Weight:
     """A constant as kernels want it.
 
     rows, swapped: packed in blocks of 16 of its first, or its second axis, as the precision stores numbers. winograd:
-    `matrix`, whose packing is rows, as kernels/winograd.cl transforms it. scale,
-    bias, slopes: `length` numbers, f32, filled up to whole blocks; where the constant is "", ones or zeros. A scale
-    takes in what the layer's own weight, `matrix`, is short of.
+    `matrix`, whose packing is rows, as kernels/winograd.cl transforms it. scale, bias, slopes: `length` numbers, f32,
+    filled up to whole blocks; where the constant is "", ones or zeros. A scale takes in what the layer's own weight,
+    `matrix`, is short of.
     """
 
     constant: str
@@ -43,8 +45,7 @@ Argument = Place | Weight | Local | np.generic | None
 class Launch:
     """One kernel over `size` work-items, in groups of `group`, or as the driver likes.
 
-    `source` is the last of the files in wcodec/opencl/kernels, all but the first being what it needs. `operations`
-    are the floating-point ones that the result takes, two for each multiplication and addition.
+    `source` is the file in wcodec/opencl/kernels that follows infer.cl.
     """
 
     source: str
@@ -61,7 +62,7 @@ class Form:
 
     name: str
     launches: tuple[Launch, ...]
-    scratch: tuple[Place, ...] = field(default=())
+    scratch: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Target:
     vector: int
     native_half: bool
     keeps_more: bool
-    precision: Literal["storage", "half", "float"]
+    precision: Precision
 
     @property
     def real_bytes(self) -> int:

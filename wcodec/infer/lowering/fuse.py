@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from wcodec.infer.graph import Binary, Constant, Convolution, Dense, Graph, Map, MatMul, Node, Pad, Pool, Reshape, Step
+from wcodec.infer.graph import Binary, Convolution, Dense, Graph, Map, MatMul, Node, Pad, Pool, Reshape, Step
+from wcodec.infer.lowering.site import Draft
 from wcodec.model import Array
 
 _WITH_EPILOGUE = (Convolution, Dense, MatMul, Binary, Map, Pool)
@@ -30,8 +31,8 @@ class _Work:
 
     def __init__(self, graph: Graph, read: Callable[[str], Array]) -> None:
         self.graph, self._read = graph, read
-        self.constants: dict[str, Constant] = dict(graph.constants)
-        self.nodes = list(graph.nodes)
+        self._draft = Draft(list(graph.nodes), dict(graph.values), dict(graph.constants))
+        self.nodes, self.constants = self._draft.nodes, self._draft.constants
         self._count()
 
     def _count(self) -> None:
@@ -44,7 +45,7 @@ class _Work:
         return constant if isinstance(constant, np.ndarray) else self._read(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return (self.graph.values.get(name) or self.constants[name]).shape
+        return self._draft.shape(name)
 
     def sweep(self, rewrite: Callable[[_Work, Node], Node | None]) -> None:
         """Go through the nodes in order, putting what a rewriting makes of one in its place.
@@ -62,7 +63,7 @@ class _Work:
         for node in reversed(self.nodes):
             if node.output in used:
                 used.update(node.reads())
-        self.nodes = [node for node in self.nodes if node.output in used]
+        self.nodes[:] = [node for node in self.nodes if node.output in used]
         self._count()
 
     def before(self, name: str) -> Node | None:
@@ -70,10 +71,7 @@ class _Work:
         return self.makers.get(name) if self.uses.get(name) == 1 else None
 
     def constant(self, base: str, array: Array) -> str:
-        name, number = base, 0
-        while name in self.constants or name in self.graph.values:
-            number += 1
-            name = f"{base}#{number}"
+        name = self._draft.unused_name(base)
         self.constants[name] = np.ascontiguousarray(array, np.float32)
         return name
 

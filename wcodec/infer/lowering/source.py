@@ -8,7 +8,8 @@ import numpy as np
 
 from wcodec.archive import Archive
 from wcodec.errors import UnsupportedError
-from wcodec.formats.onnx import parse, require_onnx
+from wcodec.formats.onnx import is_standard, opset_of, parse, require_onnx, subgraphs
+from wcodec.infer.graph import Constant, Stored
 from wcodec.model import FLOATS, Array
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class OnnxSource:
         require_onnx()
         self.archive = archive
         self.proto = parse("graph", stored)
-        self.opset = max((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+        self.opset = opset_of(self.proto)
         if self.opset < OLDEST_OPSET:
             raise UnsupportedError(
                 f"the graph is of ONNX operator set {self.opset}; from {OLDEST_OPSET} on they can be run: "
@@ -57,7 +58,7 @@ class OnnxSource:
         for node in self.proto.graph.node:
             if node.op_type == "Shape" or (constant.issuperset(node.input) and not is_unsteady(node)):
                 constant.update(node.output)
-            elif node.domain not in ("", "ai.onnx") or node.op_type not in known:
+            elif not is_standard(node) or node.op_type not in known:
                 domain = f"{node.domain}." if node.domain else ""
                 raise UnsupportedError(
                     f"operator {domain}{node.op_type} of node {node.name or node.output[0]!r} is not supported; "
@@ -80,6 +81,10 @@ class OnnxSource:
             array = stored.array()
             self._arrays[tensor] = array.astype(np.float32, copy=False) if stored.dtype in FLOATS else array
         return self._arrays[tensor]
+
+    def numbers(self, constant: Constant) -> Array:
+        """The numbers of a constant of this model's, floats of the archive as f32."""
+        return self.read(constant.tensor) if isinstance(constant, Stored) else constant
 
     def own_name(self, name: str, array: Array) -> str:
         """A name for a constant that was computed, one for each array: some depend on the inputs' shapes."""
@@ -108,7 +113,7 @@ class OnnxSource:
 
 def is_unsteady(node: onnx.NodeProto) -> bool:
     """Whether a node's inputs do not say what it gives: it draws numbers, or has graphs of its own, which read more."""
-    return node.op_type in DRAWN or any(a.HasField("g") or a.graphs for a in node.attribute)
+    return node.op_type in DRAWN or any(subgraphs([node]))
 
 
 def _identical(one: Array, other: Array) -> bool:

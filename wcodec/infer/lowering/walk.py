@@ -102,8 +102,7 @@ class _Walk:
 
     def read(self, name: str) -> Array:
         """The numbers of a constant, floats as f32."""
-        constant = self._draft.constants[name]
-        return self._source.read(constant.tensor) if isinstance(constant, Stored) else constant
+        return self._source.numbers(self._draft.constants[name])
 
     def _start(self, name: str, declared: tuple[int | str, ...], given: Mapping[str, tuple[int, ...]]) -> None:
         from onnx import TensorProto, helper
