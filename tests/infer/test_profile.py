@@ -47,7 +47,7 @@ def test_layers_are_in_the_order_in_which_they_run(engine: Engine) -> None:
     assert [layer.name for layer in found.layers] == [task.name for task in plan.schedule.tasks]
     kinds = [layer.kind for layer in found.layers]
     assert [kind for kind in kinds if kind != "move"] == ["convolution 3x3", "max pool 2x2", "dense"]
-    assert [span.kernel for span in found.spans] == [step.kernel.function_name for step in plan.steps]
+    assert [span.kernel for span in found.spans] == [step.call.kernel.function_name for step in plan.steps]
     assert [span.layer for span in found.spans if span.layer.kind == "dense"] == [found.layers[-1]]
 
 

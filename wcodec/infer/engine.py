@@ -17,6 +17,7 @@ from wcodec.infer.check import first_bad_layer
 from wcodec.infer.forms.launch import Precision
 from wcodec.infer.lowering.source import OnnxSource
 from wcodec.infer.lowering.walk import OPERATORS, lower
+from wcodec.infer.pairs import paired
 from wcodec.infer.places import Storage
 from wcodec.infer.plan import Plan, Started
 from wcodec.infer.ports import Port, checked_inputs
@@ -145,7 +146,7 @@ class Engine:
         arrays = checked_inputs(self.inputs, inputs)
         for part in self._parts(arrays):
             shapes = tuple(array.shape for array in part)
-            while (found := first_bad_layer(self.plan(*shapes), part)) is not None:
+            while (found := first_bad_layer(self._planned(shapes, together=False), part)) is not None:
                 name, what = found
                 if name in self._floats or self.precision == "float":
                     raise NonFiniteError(f"layer {name!r} gives {what}, though computed with floats")
@@ -182,21 +183,27 @@ class Engine:
 
     def plan(self, *shapes: tuple[int, ...]) -> Plan:
         """The plan for inputs of these shapes."""
-        if self._weights is None:
-            raise UsageError("the engine is closed; open it again")
         found = self._plans.pop(shapes, None)
         if found is None:
-            names = (port.name for port in self.inputs)
-            graph = lower(self._source, dict(zip(names, shapes, strict=True)))
-            wide = set(wide_values(graph)) if self.precision == "storage" else set()
-            wide.update(node.output for node in graph.nodes if node.name in self._floats)
-            schedule = scheduled(graph, self._storage, wide)
-            targets = targets_of(schedule, self._target, self._floats)
             while len(self._plans) >= _PLANS:
                 del self._plans[next(iter(self._plans))]
-            found = Plan(self.device, self._queue, schedule, targets, self._weights, graph.constants)
+            found = self._planned(shapes, together=self.device.is_cpu)
         self._plans[shapes] = self._last = found
         return found
+
+    def _planned(self, shapes: tuple[tuple[int, ...], ...], *, together: bool) -> Plan:
+        """A new plan; `together` says that one kernel may compute several layers, which only CPUs gain by."""
+        if self._weights is None:
+            raise UsageError("the engine is closed; open it again")
+        names = (port.name for port in self.inputs)
+        graph = lower(self._source, dict(zip(names, shapes, strict=True)))
+        wide = set(wide_values(graph)) if self.precision == "storage" else set()
+        wide.update(node.output for node in graph.nodes if node.name in self._floats)
+        schedule = scheduled(graph, self._storage, wide)
+        if together and self.precision != "half":
+            schedule = paired(schedule)
+        targets = targets_of(schedule, self._target, self._floats)
+        return Plan(self.device, self._queue, schedule, targets, self._weights, graph.constants, together=together)
 
     def _parts(self, arrays: list[Array]) -> list[list[Array]]:
         """Inputs cut into runs of the model's own batch where that is fixed."""

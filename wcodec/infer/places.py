@@ -70,6 +70,18 @@ class Move:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two tasks done as one: what the first makes, only the second reads, and need not be stored."""
+
+    first: Task
+    second: Task
+
+    @property
+    def between(self) -> Place:
+        return self.first.output
+
+
+@dataclass(frozen=True)
 class Task:
     """One operation on values in memory. An input is a place, or the name of a constant, "" where left out.
 
@@ -77,7 +89,7 @@ class Task:
     """
 
     name: str
-    op: Op | Move
+    op: Op | Move | Pair
     inputs: tuple[Place | str, ...]
     output: Place
     epilogue: tuple[Step, ...] = ()

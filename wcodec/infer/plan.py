@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -10,31 +10,33 @@ from typing import Any
 import numpy as np
 
 from wcodec.infer.arena import Life, arranged
+from wcodec.infer.calls import Call, Decoding, Given, Region, Scratch, Step
+from wcodec.infer.chain import chains_of
 from wcodec.infer.coded import Coded
 from wcodec.infer.forms.cost import operations
 from wcodec.infer.forms.launch import SMOOTH, Argument, Form, Launch, Local, Target, Weight
+from wcodec.infer.forms.pair import apart
 from wcodec.infer.forms.table import forms_of
 from wcodec.infer.graph import Constant
-from wcodec.infer.places import Place, Task
+from wcodec.infer.places import Pair, Place, Task
 from wcodec.infer.schedule import Schedule
 from wcodec.infer.tuning import fastest_form, remembered_form
 from wcodec.infer.weights import Weights
 from wcodec.model import Array
 from wcodec.opencl.device import Device, translating
 
+_FEWEST = 12
+"""Kernels from which on launching them at once is worth building one more program."""
+
+_LARGE = 50_000_000
+"""Operations of a kernel, on average, above which what its launch costs does not show."""
+
 _WORTH_TRYING = 2_000_000
 """Operations of a task below which building kernels to choose from costs more than the best of them saves."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """One kernel of a task with its arguments set."""
-
-    task: Task
-    form: Form
-    kernel: Any
-    size: tuple[int, ...]
-    group: tuple[int, ...] | None
+_DEFINES = {"f32": ("X_WIDE", "Y_WIDE", "W_WIDE", "V_WIDE"), "i8": ("", "", "W_BYTES", "V_BYTES")}
+"""What kernels are told of how inputs, results and weights are stored, where not as halves."""
 
 
 @dataclass(frozen=True)
@@ -61,43 +63,46 @@ class Plan:
         targets: Sequence[Target],
         weights: Weights,
         constants: Mapping[str, Constant],
+        *,
+        together: bool = False,
     ) -> None:
-        """`targets` holds what the forms of each task depend on; kernels run in `queue`, in order."""
+        """`targets` holds what the forms of each task depend on; kernels run in `queue`, in order.
+
+        `together` says that one launch may run them all, where they are small.
+        """
         self.schedule = schedule
         self._device, self._queue, self._weights = device, queue, weights
-        self._given: list[Any] = []
         for memory, place in schedule.constants.items():
             weights.add_value(place, constants[schedule.names[memory]])
-        offered = [forms_of(task, target) for task, target in zip(schedule.tasks, targets, strict=True)]
         wanted = [
             argument
-            for task, forms in zip(schedule.tasks, offered, strict=True)
-            for form in forms
+            for task, target in zip(schedule.tasks, targets, strict=True)
+            for form in _every_form(task, target)
             for launch in form.launches
             for argument in launch.arguments
             if isinstance(argument, Weight)
         ]
         weights.add(wanted, constants, "f32" if targets and targets[0].precision == "float" else "f16")
-        forms = [
-            self._chosen(task, offers, target)
-            for task, offers, target in zip(schedule.tasks, offered, targets, strict=True)
-        ]
+        forms = [self._chosen(task, target) for task, target in zip(schedule.tasks, targets, strict=True)]
         self._expanded = [self._coded(form) for form in forms]
         lives = _lives(schedule, forms, self._expanded)
         self._sizes = {life.name: life.size for life in lives}
         self.arena = arranged(lives, max(64, device.device.mem_base_addr_align // 8))
         """Where values lie in the memory that they share."""
         self._memory = device.buffer(self.arena.size, "the arena of intermediate values")
-        self._parts: dict[str, Any] = {}
+        self._parts: dict[str, Region] = {}
         self.steps: list[Step] = []
         for task, form, target, coded in zip(schedule.tasks, forms, targets, self._expanded, strict=True):
-            self.steps += [self._expansion(task, form, weight) for weight in coded]
-            self.steps += [self._bound(task, form, launch, target, self._buffer) for launch in form.launches]
+            self.steps += [Step(task, form, self._decoding(weight)) for weight in coded]
+            self.steps += [Step(task, form, self._call(task, launch, target, self._region)) for launch in form.launches]
+        calls = [step.call for step in self.steps if isinstance(step.call, Call)]
+        many_small = len(calls) >= _FEWEST and sum(map(operations, schedule.tasks)) < _LARGE * len(calls)
+        self._chains = chains_of(device, calls) if together and many_small and len(calls) == len(self.steps) else []
 
     def start(self, inputs: Sequence[Array]) -> Started:
         """Begin to run, and return at once."""
         given = self.give(inputs)
-        self.run(self.steps)
+        self._run_all()
         outputs, done = [np.empty(place.shape, place.dtype) for place in self.schedule.outputs], []
         with translating("running"):
             for place, array in zip(self.schedule.outputs, outputs, strict=True):
@@ -118,7 +123,14 @@ class Plan:
         """Begin to run some of the steps."""
         with translating("running"):
             for step in steps:
-                self._device.cl.enqueue_nd_range_kernel(self._queue, step.kernel, step.size, step.group)
+                step.enqueue(self._queue)
+
+    def _run_all(self) -> None:
+        if not self._chains:
+            self.run(self.steps)
+        with translating("running"):
+            for chain in self._chains:
+                chain.enqueue(self._queue)
 
     def by_task(self) -> Iterator[tuple[Task, list[Step]]]:
         """The steps of each task, in order."""
@@ -132,15 +144,22 @@ class Plan:
 
     def _buffer(self, place: Place) -> Any:
         """The memory of a place."""
+        return self._region(place).part
+
+    def _region(self, place: Place) -> Region:
         if self._weights.holds(place):
-            return self._weights.value(place)
+            return _whole(self._weights.value(place))
         if place.memory not in self._parts:
             with translating("dividing the arena"):
                 offset, size = self.arena.offsets[place.memory], self._sizes[place.memory]
-                self._parts[place.memory] = self._memory.get_sub_region(offset, size)
+                part = self._memory.get_sub_region(offset, size)
+            self._parts[place.memory] = Region(self._memory, offset, part)
         return self._parts[place.memory]
 
-    def _chosen(self, task: Task, forms: list[Form], target: Target) -> Form:
+    def _chosen(self, task: Task, target: Target) -> Form:
+        forms = forms_of(task, target)
+        if isinstance(task.op, Pair):
+            forms.append(apart(task.op, *(self._chosen(part, target) for part in (task.op.first, task.op.second))))
         if operations(task) < _WORTH_TRYING:
             return forms[0]
         known = remembered_form(task, forms, target, self._device)
@@ -150,15 +169,14 @@ class Plan:
 
         def run(form: Form) -> None:
             extra = (*form.scratch, *(coded.place for coded in self._coded(form)))
-            memory, before = trial | {place.memory: self._trial_buffer(place) for place in extra}, len(self._given)
-            steps = [
-                self._bound(task, form, launch, target, lambda place: memory[place.memory]) for launch in form.launches
+            memory = trial | {place.memory: self._trial_buffer(place) for place in extra}
+            calls = [
+                self._call(task, launch, target, lambda place: _whole(memory[place.memory])) for launch in form.launches
             ]
             with translating(f"trying forms of {task.name!r}"):
-                for step in steps:
-                    self._device.cl.enqueue_nd_range_kernel(self._queue, step.kernel, step.size, step.group)
+                for call in calls:
+                    Step(task, form, call).enqueue(self._queue)
                 self._queue.finish()
-            del self._given[before:]
 
         return fastest_form(task, forms, target, self._device, run)
 
@@ -170,16 +188,13 @@ class Plan:
             self._device.cl.enqueue_fill_buffer(self._queue, buffer, np.uint8(0), 0, place.nbytes)
         return buffer
 
-    def _bound(self, task: Task, form: Form, launch: Launch, target: Target, memory: Any) -> Step:
-        defines = (*self._storages(task, launch), *_arithmetic(task, target), *launch.defines)
-        kernel = self._device.kernel(launch.kernel, ("infer.cl", launch.source), defines)
-        arguments = [self._argument(argument, task, target, memory) for argument in launch.arguments]
-        with translating(f"kernel {launch.kernel} of {task.name!r}"):
-            kernel.set_args(*arguments)
-        self._given.append(arguments)
+    def _call(self, task: Task, launch: Launch, target: Target, region: Callable[[Place], Region]) -> Call:
+        own = launch.task or task
+        defines = (*self._storages(own, launch), *_arithmetic(own, target), *launch.defines)
+        arguments = tuple(self._given(argument, target, region) for argument in launch.arguments)
         # left to themselves, runtimes of CPUs make groups so large that some cores get none
         group = launch.group or ((1,) * len(launch.size) if target.is_cpu else None)
-        return Step(task, form, kernel, launch.size, group)
+        return Call(self._device, launch.sources, launch.kernel, defines, arguments, launch.size, group, task.name)
 
     def _coded(self, form: Form) -> list[Coded]:
         """What has to be decoded before a form's kernels run."""
@@ -188,33 +203,44 @@ class Plan:
         }
         return [coded for coded in map(self._weights.coded, weights) if coded is not None]
 
-    def _expansion(self, task: Task, form: Form, coded: Coded) -> Step:
+    def _decoding(self, coded: Coded) -> Decoding:
         kernel, size, arguments = coded.decoder(self._buffer(coded.place))
-        self._given.append(arguments)
-        return Step(task, form, kernel, size, (1,) if self._device.is_cpu else None)
+        return Decoding(kernel, size, (1,) if self._device.is_cpu else None, arguments)
 
     def _storages(self, task: Task, launch: Launch) -> tuple[str, ...]:
         """What a kernel's numbers are stored as, where that is not halves."""
         weights = [argument for argument in launch.arguments if isinstance(argument, Weight)]
-        matrices = [self._weights.define(weight) for weight in weights if weight.packing in ("rows", "swapped")]
-        wide = ("X_WIDE",) * (task.x.storage == "f32") + ("Y_WIDE",) * (task.output.storage == "f32")
-        return (*wide, *filter(None, matrices))
+        matrices = [self._weights.kind(weight) for weight in weights if weight.packing in ("rows", "swapped")]
+        kinds = task.x.storage, task.output.storage, *matrices
+        return tuple(_DEFINES[kind][place] for place, kind in enumerate(kinds) if kind in _DEFINES)
 
-    def _argument(self, argument: Argument, task: Task, target: Target, memory: Any) -> Any:
+    def _given(self, argument: Argument, target: Target, region: Callable[[Place], Region]) -> Given:
         if isinstance(argument, Place):
-            return memory(argument)
+            return region(argument)
         if isinstance(argument, Weight):
             coded = self._weights.coded(argument)
-            return self._weights.buffer(argument) if coded is None else memory(coded.place)
+            return _whole(self._weights.buffer(argument)) if coded is None else region(coded.place)
         if isinstance(argument, Local):
-            return self._device.cl.LocalMemory(argument.numbers * target.real_bytes)
+            return Scratch(argument.numbers * target.real_bytes)
         return argument
+
+
+def _whole(buffer: Any) -> Region:
+    return Region(buffer, 0, buffer)
+
+
+def _every_form(task: Task, target: Target) -> Iterator[Form]:
+    """The forms of a task and of its parts."""
+    parts = (task.op.first, task.op.second) if isinstance(task.op, Pair) else ()
+    for each in (*parts, task):
+        yield from forms_of(each, target)
 
 
 def _arithmetic(task: Task, target: Target) -> tuple[str, ...]:
     """What a task's kernels compute with."""
     half = ("HALVES" if target.precision == "half" else "NATIVE_HALF",) * target.native_half
-    return half + ("SMOOTH",) * any(step.kind in SMOOTH for step in task.epilogue)
+    steps = (*task.epilogue, *(task.op.first.epilogue if isinstance(task.op, Pair) else ()))
+    return half + ("SMOOTH",) * any(step.kind in SMOOTH for step in steps)
 
 
 def _lives(schedule: Schedule, forms: Sequence[Form], expanded: Sequence[Sequence[Coded]]) -> list[Life]:

@@ -120,7 +120,7 @@ def profile(engine: Engine, *inputs: Array, repeats: int = 9) -> Profile:
         began = time.perf_counter()
         engine(*inputs)
         whole.append(time.perf_counter() - began)
-        kernels.append(_kernel_times(plan, queue, arrays, cl))
+        kernels.append(_kernel_times(plan, queue, arrays))
     return _made(plan, np.stack(kernels), float(np.median(whole)))
 
 
@@ -145,11 +145,11 @@ def measured_peak(device: Device) -> float:
     return best
 
 
-def _kernel_times(plan: Plan, queue: Any, arrays: list[Array], cl: Any) -> Array:
+def _kernel_times(plan: Plan, queue: Any, arrays: list[Array]) -> Array:
     """When each kernel of a run began and ended, shape (kernels, 2), in nanoseconds by the device's clock."""
     plan.give(arrays)
     with translating("profiling"):
-        events = [cl.enqueue_nd_range_kernel(queue, step.kernel, step.size, step.group) for step in plan.steps]
+        events = [step.enqueue(queue) for step in plan.steps]
         queue.finish()
         times = [(event.profile.start, event.profile.end) for event in events]
     return np.array(times, np.int64).reshape(-1, 2)
@@ -167,7 +167,7 @@ def _made(plan: Plan, times: Array, seconds: float) -> Profile:
         done += len(steps)
         layers.append(_layer(plan, task, steps[0].form, float(usual[places].sum())))
         for place, step in zip(places, steps, strict=True):
-            spans.append(Span(layers[-1], step.kernel.function_name, *map(float, shown[place])))
+            spans.append(Span(layers[-1], step.call.kernel.function_name, *map(float, shown[place])))
     return Profile(tuple(layers), tuple(spans), seconds)
 
 

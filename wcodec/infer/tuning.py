@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.resources import files
 
 from wcodec.infer.forms.launch import Form, Target
-from wcodec.infer.places import Task
+from wcodec.infer.places import Pair, Task
 from wcodec.opencl.cache import key_of, remember, remembered
 from wcodec.opencl.device import Device
 from wcodec.opencl.platforms import identity
@@ -50,8 +50,15 @@ def _seconds(run: Callable[[], None]) -> float:
 def _key(task: Task, forms: list[Form], target: Target, device: Device) -> str:
     """What the time of a task depends on: the device, the kernels' text, and the task but for names."""
     folder = files("wcodec.opencl") / "kernels"
-    sources = sorted({launch.source for form in forms for launch in form.launches})
-    texts = [(folder / source).read_bytes() for source in ("infer.cl", *sources)]
-    places = [(place.shape, place.storage, place.blocks) for place in (*task.reads(), task.output)]
-    what = repr((task.op, places, [step.kind for step in task.epilogue], target, [form.name for form in forms]))
+    sources = sorted({source for form in forms for launch in form.launches for source in launch.sources})
+    texts = [(folder / source).read_bytes() for source in sources]
+    what = repr((_described(task), target, [form.name for form in forms]))
     return key_of(b"form", identity(device.device), *texts, what.encode())
+
+
+def _described(task: Task) -> tuple[object, ...]:
+    """A task but for names."""
+    if isinstance(task.op, Pair):
+        return _described(task.op.first), _described(task.op.second)
+    places = [(place.shape, place.storage, place.blocks) for place in (*task.reads(), task.output)]
+    return task.op, places, [step.kind for step in task.epilogue]

@@ -83,9 +83,9 @@ class Weights:
         padded[: array.size] = array.reshape(-1)
         self._values[place.memory, place.blocks] = self._uploaded(padded, place.memory)
 
-    def define(self, weight: Weight) -> str:
-        """The definition that tells kernels what a weight is stored as, "" for halves."""
-        return {"f32": "W_WIDE", "i8": "W_BYTES"}.get(self._kinds[weight], "")
+    def kind(self, weight: Weight) -> str:
+        """What a weight is stored as: f16, f32 or i8."""
+        return self._kinds[weight]
 
     def buffer(self, weight: Weight) -> Any:
         return self._buffers[weight]
@@ -183,7 +183,7 @@ class Weights:
         outputs, channels = constants[weight.constant].shape[:2]
         size = 4 * WINOGRAD_PLACES * blocks_of(outputs) * BLOCK * channels
         buffer = self._device.buffer(size, f"constant {weight.constant!r}, transformed")
-        defines = ("TILES=8", "AT_ONCE=2", *filter(None, [self.define(matrix)]))
+        defines = ("TILES=8", "AT_ONCE=2", *("W_WIDE",) * (self.kind(matrix) == "f32"))
         kernel = self._device.kernel("transform_weights", ("infer.cl", "winograd.cl"), defines)
         with translating(f"transforming {weight.constant!r}"):
             kernel.set_args(self._buffers[matrix], buffer, np.int32(channels))

@@ -116,18 +116,17 @@ class Device:
 
     def kernel(self, name: str, sources: tuple[str, ...], defines: tuple[str, ...]) -> Any:
         """A new kernel of the program made of files in `kernels`, one after the other, under these definitions."""
-        program = self._program(sources, defines)
+        program = self.program(kernel_text(sources), defines, f"{sources[-1]} with {' '.join(defines)}")
         with translating(f"kernel {name} of {sources[-1]}"):
             return self.cl.Kernel(program, name)
 
-    def _program(self, sources: tuple[str, ...], defines: tuple[str, ...]) -> Any:
-        folder = files("wcodec.opencl") / "kernels"
-        text = "\n".join((folder / source).read_text() for source in sources)
+    def program(self, text: str, defines: tuple[str, ...], what: str) -> Any:
+        """A program of kernels under these definitions, built once; errors tell `what` it is."""
         options = [f"-D{define}" for define in defines]
         key = key_of(identity(self.device), text.encode(), *(option.encode() for option in options))
         with self._lock:
             if key not in self._programs:
-                with translating(f"building {sources[-1]} with {' '.join(defines)}"):
+                with translating(f"building {what}"):
                     self._programs[key] = self._built(key, text, options)
             return self._programs[key]
 
@@ -143,6 +142,12 @@ class Device:
             program = self.cl.Program(self.context, text).build(options, cache_dir=False)
         remember("programs", key, program.get_info(self.cl.program_info.BINARIES)[0])
         return program
+
+
+def kernel_text(sources: tuple[str, ...]) -> str:
+    """Files in `kernels`, one after the other."""
+    folder = files("wcodec.opencl") / "kernels"
+    return "\n".join((folder / source).read_text() for source in sources)
 
 
 @contextmanager

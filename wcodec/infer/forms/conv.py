@@ -20,7 +20,7 @@ _NARROW_STRIPS = ((6, 1), (5, 1), (4, 1), (2, 2), (1, 4))
 _TILE = 384 << 10
 """Bytes of a tile up to which it stays in a core's cache beside weights."""
 
-_LEAST_SHARE = 8
+LEAST_SHARE = 8
 """Work-items for each core, so that all are busy until the end."""
 
 
@@ -60,14 +60,7 @@ def _direct_forms(task: Task, op: Convolution, target: Target) -> Iterator[Form]
     if alone:
         # neighbouring places need nothing of each other: an image is one long row
         height, width, out_height, out_width = 1, height * width, 1, height * width
-    strips = _STRIPS if target.vector >= BLOCK else _NARROW_STRIPS
-    blocks = blocks_of(task.output.shape[1] // op.groups)
-
-    def waste(strip: tuple[int, int]) -> float:
-        columns, at_once = strip
-        return (-(-out_width // columns) * columns / out_width) * (-(-blocks // at_once) * at_once / blocks)
-
-    best = sorted(strips, key=lambda strip: waste(strip) / min(1.0, 0.7 + 0.025 * strip[0] * strip[1]))
+    best = strips_of(out_width, blocks_of(task.output.shape[1] // op.groups), target)
     for columns, at_once in best[:2]:
         sizes = height, width, out_height, out_width
         if alone and width % columns == 0:
@@ -76,12 +69,24 @@ def _direct_forms(task: Task, op: Convolution, target: Target) -> Iterator[Form]
         for rows in (1, 2, 4):
             if rows > 1 and (sizes[2] < 2 * rows or (columns, at_once) != best[0]):
                 break
-            numbers = blocks_of(task.x.shape[1] // op.groups) * BLOCK * math.prod(_tile_size(op, rows, columns))
+            numbers = blocks_of(task.x.shape[1] // op.groups) * BLOCK * math.prod(tile_size(op, rows, columns))
             if numbers * target.real_bytes <= min(target.local, _TILE):
                 yield _direct(task, op, target, sizes, (rows, columns, at_once), numbers)
 
 
-def _tile_size(op: Convolution, rows: int, columns: int) -> tuple[int, int]:
+def strips_of(width: int, blocks: int, target: Target) -> list[tuple[int, int]]:
+    """Places by blocks of channels to keep in registers, that first which wastes least of a row and of the blocks."""
+    strips = _STRIPS if target.vector >= BLOCK else _NARROW_STRIPS
+
+    def cost(strip: tuple[int, int]) -> float:
+        columns, at_once = strip
+        waste = (-(-width // columns) * columns / width) * (-(-blocks // at_once) * at_once / blocks)
+        return waste / min(1.0, 0.7 + 0.025 * columns * at_once)
+
+    return sorted(strips, key=cost)
+
+
+def tile_size(op: Convolution, rows: int, columns: int) -> tuple[int, int]:
     """Places of the input, down and across, that so many of the result need."""
     down, across = (
         (places - 1) * stride + (kernel - 1) * dilation + 1
@@ -102,12 +107,12 @@ def _direct(
     n, channels, outputs = *task.x.shape[:2], task.output.shape[1]
     group_blocks = blocks_of(outputs // op.groups)
     places = -(-out_height // rows) * -(-out_width // columns)
-    wanted = -(-_LEAST_SHARE * target.units // (places * n * op.groups))
+    wanted = -(-LEAST_SHARE * target.units // (places * n * op.groups))
     shares = max(1, min(wanted, group_blocks // at_once))
     share = -(-group_blocks // shares // at_once) * at_once
     top, left, _, _ = op.pads
     blocks = (blocks_of(channels), group_blocks, blocks_of(outputs))
-    tile_h, _ = _tile_size(op, rows, columns)
+    tile_h, _ = tile_size(op, rows, columns)
     shape = ints(*sizes, channels // op.groups, *blocks, top, left, share, rows, tile_h)
     launch = Launch(
         "conv.cl",
@@ -128,7 +133,7 @@ def _depthwise(task: Task, op: Convolution, target: Target, rows: int) -> Form:
     out_height, out_width = task.output.shape[2:]
     columns = next(size for size in (7, 8, 4, 2, 1) if size <= out_width)
     strips = -(-out_width // columns)
-    tile_h, tile_w = _tile_size(op, rows, strips * columns)
+    tile_h, tile_w = tile_size(op, rows, strips * columns)
     blocks = blocks_of(channels)
     shape = ints(height, width, out_height, out_width, blocks, *op.pads[:2], rows, tile_h)
     launch = Launch(

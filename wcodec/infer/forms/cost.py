@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 from wcodec.infer.graph import Convolution, Dense, LocalNorm, MatMul, Pool
-from wcodec.infer.places import Move, Task
+from wcodec.infer.places import Move, Pair, Task
 
 
 def operations(task: Task) -> int:
     """Floating-point operations that a task's result takes computed directly, a multiplication and an addition two."""
     op, size = task.op, math.prod(task.output.shape)
+    if isinstance(op, Pair):
+        return operations(op.first) + operations(op.second)
     if isinstance(op, Convolution):
         places = math.prod(task.x.shape) if op.transposed else size
         other = task.output.shape[1] if op.transposed else task.x.shape[1]

@@ -45,7 +45,8 @@ Argument = Place | Weight | Local | np.generic | None
 class Launch:
     """One kernel over `size` work-items, in groups of `group`, or as the driver likes.
 
-    `source` is the file in wcodec/opencl/kernels that follows infer.cl.
+    `source` is a file in wcodec/opencl/kernels. `task` says how numbers are stored and computed with, where that is not
+    the task whose form this is of.
     """
 
     source: str
@@ -54,6 +55,16 @@ class Launch:
     arguments: tuple[Argument, ...]
     size: tuple[int, ...]
     group: tuple[int, ...] | None = None
+    task: Task | None = None
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The files of its program, in order."""
+        return ("infer.cl", *_NEEDED.get(self.source, ()), self.source)
+
+
+_NEEDED = {"conv.cl": ("direct.cl",), "conv_depthwise.cl": ("direct.cl",)}
+"""What kernels' files follow, besides the first."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from wcodec.infer.forms.dense import dense_forms, matmul_forms
 from wcodec.infer.forms.elements import arg_max_forms, move_forms, pointwise_forms, softmax_forms
 from wcodec.infer.forms.images import local_norm_forms, pool_forms, reduce_forms, resize_forms
 from wcodec.infer.forms.launch import Form, Target
+from wcodec.infer.forms.pair import pair_forms
 from wcodec.infer.graph import (
     ArgMax,
     Binary,
@@ -22,7 +23,7 @@ from wcodec.infer.graph import (
     Resize,
     Softmax,
 )
-from wcodec.infer.places import Move, Task
+from wcodec.infer.places import Move, Pair, Task
 
 _FORMS: dict[type, Callable[[Task, Target], list[Form]]] = {
     ArgMax: arg_max_forms,
@@ -33,6 +34,7 @@ _FORMS: dict[type, Callable[[Task, Target], list[Form]]] = {
     Map: pointwise_forms,
     MatMul: matmul_forms,
     Move: move_forms,
+    Pair: pair_forms,
     Pool: pool_forms,
     Reduce: reduce_forms,
     Resize: resize_forms,
@@ -41,5 +43,5 @@ _FORMS: dict[type, Callable[[Task, Target], list[Form]]] = {
 
 
 def forms_of(task: Task, target: Target) -> list[Form]:
-    """The ways to compute a task, at least one, the likeliest to be fastest first."""
+    """The ways to compute a task, at least one but for pairs, the likeliest to be fastest first."""
     return _FORMS[type(task.op)](task, target)

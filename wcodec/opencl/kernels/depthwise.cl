@@ -17,16 +17,19 @@ kernel void depthwise(global const X *restrict x, global const W *restrict weigh
     const int oy = (int)get_global_id(0) * s.rows, block = get_global_id(1), image = get_global_id(2);
     const int strips = (s.out_width + COLUMNS - 1) / COLUMNS;
     const int tile_w = (strips * COLUMNS - 1) * STRIDE_W + (KERNEL_W - 1) * DILATION_W + 1;
+    const int first = min(s.left, tile_w), last = clamp(s.left + s.width, first, tile_w);
     x += ((long)image * s.blocks + block) * s.height * s.width * 16;
     for (int row = 0; row < s.tile_h; row++) {
         const int in_y = oy * STRIDE_H - s.top + row;
-        for (int column = 0; column < tile_w; column++) {
-            const int in_x = column - s.left;
-            Real16 numbers = 0;
-            if (in_y >= 0 && in_y < s.height && in_x >= 0 && in_x < s.width)
-                numbers = LOAD16_X(x + ((long)in_y * s.width + in_x) * 16);
-            vstore16(numbers, row * tile_w + column, tile);
+        local Real *to = tile + row * tile_w * 16;
+        if (in_y < 0 || in_y >= s.height) {
+            clear(to, 0, tile_w);
+            continue;
         }
+        clear(to, 0, first);
+        for (int column = first; column < last; column++)
+            vstore16(LOAD16_X(x + ((long)in_y * s.width + column - s.left) * 16), column, to);
+        clear(to, last, tile_w);
     }
     Real16 weights[KERNEL_H * KERNEL_W];
 #pragma unroll
@@ -34,26 +37,29 @@ kernel void depthwise(global const X *restrict x, global const W *restrict weigh
         weights[k] = LOAD16_W(weight + (block * KERNEL_H * KERNEL_W + k) * 16);
     const float16 factor = vload16(block, scale), offset = vload16(block, bias);
     for (int row = 0; row < s.rows && oy + row < s.out_height; row++)
-        for (int strip = 0; strip < strips; strip++) {
-            const int ox = strip * COLUMNS;
+        for (int ox = 0; ox < s.out_width; ox += COLUMNS) {
             local const Real *in = tile + (row * STRIDE_H * tile_w + ox * STRIDE_W) * 16;
             Real16 sums[COLUMNS];
 #pragma unroll
             for (int p = 0; p < COLUMNS; p++)
                 sums[p] = 0;
 #pragma unroll
-            for (int ky = 0; ky < KERNEL_H; ky++)
+            for (int ky = 0; ky < KERNEL_H; ky++) {
+                local const Real *from = in + ky * DILATION_H * tile_w * 16;
+                // each number is loaded once, and goes to all sums that it is part of
 #pragma unroll
-                for (int kx = 0; kx < KERNEL_W; kx++)
+                for (int n = 0; n < (COLUMNS - 1) * STRIDE_W + (KERNEL_W - 1) * DILATION_W + 1; n++) {
+                    const Real16 number = vload16(n, from);
 #pragma unroll
-                    for (int p = 0; p < COLUMNS; p++)
-                        sums[p] = fma(vload16(ky * DILATION_H * tile_w + p * STRIDE_W + kx * DILATION_W, in),
-                                      weights[ky * KERNEL_W + kx], sums[p]);
+                    for (int kx = 0; kx < KERNEL_W; kx++) {
+                        const int ahead = n - kx * DILATION_W, p = ahead / STRIDE_W;
+                        if (ahead >= 0 && ahead % STRIDE_W == 0 && p < COLUMNS)
+                            sums[p] = fma(number, weights[ky * KERNEL_W + kx], sums[p]);
+                    }
+                }
+            }
             const long to = (((long)image * s.blocks + block) * s.out_height + oy + row) * s.out_width + ox;
-#pragma unroll
-            for (int p = 0; p < COLUMNS; p++)
-                vstore16(sums[p], p, results);
-            finish_run(results, min(COLUMNS, s.out_width - ox), factor, offset, epilogue, other + to * 16,
-                       slopes + block * 16, y + to * 16);
+            finish_strip(sums, COLUMNS, s.out_width - ox, factor, offset, epilogue, other + to * 16,
+                         slopes + block * 16, y + to * 16, results);
         }
 }

@@ -176,6 +176,31 @@ inline void finish_run(local Real *results, int count, float16 factor, float16 o
         STORE16_Y(vload16(p, results), y + p * 16);
 }
 
+// Sums at `columns` neighbouring places, of which only `valid` are the result's, into the result at `y`. Most layers only
+// add and bound, which is done in registers; the others go by way of `results`.
+inline void finish_strip(const Real16 *sums, const int columns, int valid, float16 factor, float16 offset,
+                         Epilogue epilogue, global const Y *other, global const float *slopes, global Y *y,
+                         local Real *results) {
+    if (epilogue.count == 0 && valid >= columns) {
+#pragma unroll
+        for (int p = 0; p < columns; p++) {
+            const float16 v = fma(FLOAT16(sums[p]), factor, offset);
+            STORE16_Y(REAL16(begun(v, epilogue, other + p * 16)), y + p * 16);
+        }
+        return;
+    }
+#pragma unroll
+    for (int p = 0; p < columns; p++)
+        vstore16(sums[p], p, results);
+    finish_run(results, min(columns, valid), factor, offset, epilogue, other, slopes, y);
+}
+
+// Zeros for what of a row of a tile, 16 numbers a place, is beyond the image's edges.
+inline void clear(local Real *row, int first, int end) {
+    for (int column = first; column < end; column++)
+        vstore16((Real16)0, column, row);
+}
+
 // Two numbers into one, by the numbers that wcodec/infer/forms/elements.py gives the ways to.
 inline float16 combined(float16 a, float16 b, int kind) {
     switch (kind) {
