@@ -21,7 +21,7 @@ _OWN_BYTES = 64
 _IDS = "int id0, int id1, int id2"
 
 _NAMED = re.compile(
-    r"^(?:typedef [\w ]+ (\w+);|\} (\w+);|(?:inline|kernel) [\w ]+? \**(\w+)\(|#define (\w+))", re.MULTILINE
+    r"^(?:typedef [\w ]+ (\w+);|\} (\w+);|(?:INLINED|inline|kernel) [\w ]+? \**(\w+)\(|#define (\w+))", re.MULTILINE
 )
 """Types, functions and macros that files of kernels define."""
 

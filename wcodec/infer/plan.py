@@ -159,7 +159,13 @@ class Plan:
     def _chosen(self, task: Task, target: Target) -> Form:
         forms = forms_of(task, target)
         if isinstance(task.op, Pair):
-            forms.append(apart(task.op, *(self._chosen(part, target) for part in (task.op.first, task.op.second))))
+            # finding the best of both takes as many programs again, for what one kernel mostly does faster
+            joined = bool(forms)
+            each = [
+                forms_of(part, target)[0] if joined else self._chosen(part, target)
+                for part in (task.op.first, task.op.second)
+            ]
+            forms.append(apart(task.op, *each))
         if operations(task) < _WORTH_TRYING:
             return forms[0]
         known = remembered_form(task, forms, target, self._device)
@@ -167,18 +173,22 @@ class Plan:
             return known
         trial = {place.memory: self._trial_buffer(place) for place in (*task.reads(), task.output)}
 
-        def run(form: Form) -> None:
+        def prepared(form: Form) -> Callable[[], None]:
             extra = (*form.scratch, *(coded.place for coded in self._coded(form)))
             memory = trial | {place.memory: self._trial_buffer(place) for place in extra}
             calls = [
                 self._call(task, launch, target, lambda place: _whole(memory[place.memory])) for launch in form.launches
             ]
-            with translating(f"trying forms of {task.name!r}"):
-                for call in calls:
-                    Step(task, form, call).enqueue(self._queue)
-                self._queue.finish()
 
-        return fastest_form(task, forms, target, self._device, run)
+            def run() -> None:
+                with translating(f"trying forms of {task.name!r}"):
+                    for call in calls:
+                        Step(task, form, call).enqueue(self._queue)
+                    self._queue.finish()
+
+            return run
+
+        return fastest_form(task, forms, target, self._device, prepared)
 
     def _trial_buffer(self, place: Place) -> Any:
         if self._weights.holds(place):

@@ -12,11 +12,11 @@ from wcodec.opencl.cache import key_of, remember, remembered
 from wcodec.opencl.device import Device
 from wcodec.opencl.platforms import identity
 
-_RUNS = 3
+_RUNS = 9
 """Times that a form is run after the first, of which the shortest counts."""
 
-_ENOUGH = 0.05
-"""Seconds of running a form after which it is not run again."""
+_ENOUGH = 0.03
+"""Seconds for each form after which they are not run again."""
 
 
 def remembered_form(task: Task, forms: list[Form], target: Target, device: Device) -> Form | None:
@@ -27,24 +27,23 @@ def remembered_form(task: Task, forms: list[Form], target: Target, device: Devic
     return next((form for form in forms if known is not None and form.name.encode() == known), None)
 
 
-def fastest_form(task: Task, forms: list[Form], target: Target, device: Device, run: Callable[[Form], None]) -> Form:
-    """Time all forms by running them, and remember the fastest. `run` returns when the device has finished."""
-    best = min(forms, key=lambda form: _seconds(lambda: run(form)))
+def fastest_form(
+    task: Task, forms: list[Form], target: Target, device: Device, prepared: Callable[[Form], Callable[[], None]]
+) -> Form:
+    """Time all forms by running them, and remember the fastest. What `prepared` gives returns when it is done."""
+    runs = [prepared(form) for form in forms]
+    for run in runs:
+        run()
+    times: list[list[float]] = [[] for _ in forms]
+    # in turn, so that what disturbs them disturbs them alike
+    while len(times[0]) < _RUNS and sum(map(sum, times)) < _ENOUGH * len(forms):
+        for run, taken in zip(runs, times, strict=True):
+            began = time.perf_counter()
+            run()
+            taken.append(time.perf_counter() - began)
+    best = min(zip(forms, times, strict=True), key=lambda each: min(each[1]))[0]
     remember("forms", _key(task, forms, target, device), best.name.encode())
     return best
-
-
-def _seconds(run: Callable[[], None]) -> float:
-    run()
-    shortest = spent = 0.0
-    for number in range(_RUNS):
-        began = time.perf_counter()
-        run()
-        took = time.perf_counter() - began
-        shortest, spent = (min(shortest, took) if number else took), spent + took
-        if spent > _ENOUGH:
-            break
-    return shortest
 
 
 def _key(task: Task, forms: list[Form], target: Target, device: Device) -> str:

@@ -29,27 +29,27 @@ typedef struct {
 } Shape;
 
 // A strip of what is between, `valid` places of it, to where it is kept.
-inline void keep(const Real16 *sums, int valid, float16 factor, float16 offset, Epilogue between, local Real *to) {
+INLINED void keep(const Real16 *sums, int valid, float16 factor, float16 offset, Epilogue between, local Real *to) {
     if (valid >= COLUMNS) {
 #pragma unroll
         for (int p = 0; p < COLUMNS; p++)
-            vstore16(REAL16(bounded(fma(FLOAT16(sums[p]), factor, offset), between.low, between.high)), p, to);
+            PUT16(REAL16(bounded(fma(FLOAT16(sums[p]), factor, offset), between.low, between.high)), p, to);
     } else {
 #pragma unroll
         for (int p = 0; p < COLUMNS; p++)
             if (p < valid)
-                vstore16(REAL16(bounded(fma(FLOAT16(sums[p]), factor, offset), between.low, between.high)), p, to);
+                PUT16(REAL16(bounded(fma(FLOAT16(sums[p]), factor, offset), between.low, between.high)), p, to);
     }
     for (int n = 0; n < between.count; n++)
 #pragma unroll 1
         for (int p = 0; p < valid; p++) {
             const float16 v = FLOAT16(vload16(p, to));
-            vstore16(REAL16(stepped(v, between.kind[n], between.a[n], between.b[n], 0, 0)), p, to);
+            PUT16(REAL16(stepped(v, between.kind[n], between.a[n], between.b[n], 0, 0)), p, to);
         }
 }
 
 // Row `made` of what is between, of the blocks from `first` to before `end`, into a row of the ring of each.
-inline void make_row(global const X *x, global const W *weight, global const float *scale, global const float *bias,
+INLINED void make_row(global const X *x, global const W *weight, global const float *scale, global const float *bias,
                      Shape s, Epilogue between, int made, int first, int end, local Real *tile, local Real *slot) {
     const int ring_size = NEXT_H * s.ring_w * 16;
     if (made < 0 || made >= s.mid_height) {

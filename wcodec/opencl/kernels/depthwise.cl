@@ -28,7 +28,7 @@ kernel void depthwise(global const X *restrict x, global const W *restrict weigh
         }
         clear(to, 0, first);
         for (int column = first; column < last; column++)
-            vstore16(LOAD16_X(x + ((long)in_y * s.width + column - s.left) * 16), column, to);
+            PUT16(LOAD16_X(x + ((long)in_y * s.width + column - s.left) * 16), column, to);
         clear(to, last, tile_w);
     }
     Real16 weights[KERNEL_H * KERNEL_W];

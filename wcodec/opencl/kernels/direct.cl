@@ -13,7 +13,7 @@
 
 // The part of an image that begins at (y0, x0), padding included: converted, and channels in planes where PLANES says
 // so, else in blocks.
-inline void load_tile(global const X *x, local Real *tile, int channels, int height, int width, int tile_h, int tile_w,
+INLINED void load_tile(global const X *x, local Real *tile, int channels, int height, int width, int tile_h, int tile_w,
                       int y0, int x0) {
     const int first = clamp(-x0, 0, tile_w), end = clamp(width - x0, first, tile_w);
     const int planes = PITCH == 1 ? channels : (channels + 15) / 16;
@@ -24,13 +24,21 @@ inline void load_tile(global const X *x, local Real *tile, int channels, int hei
             local Real *to = tile + (plane * tile_h + row) * tile_w * PITCH;
             global const X *from = x + ((long)(plane * height + y) * width + x0) * PITCH;
 #ifdef PLANES
-            for (int column = 0; column < tile_w; column++)
-                to[column] = inside && column >= first && column < end ? LOAD_X(from + column) : (Real)0;
+            int column = 0;
+            for (; column < (inside ? first : tile_w); column++)
+                to[column] = 0;
+            // a row outside is at its end by now
+            for (; column + 16 <= end; column += 16)
+                vstore16(LOAD16_X(from + column), 0, to + column);
+            for (; column < end; column++)
+                to[column] = LOAD_X(from + column);
+            for (; column < tile_w; column++)
+                to[column] = 0;
 #else
             clear(to, 0, inside ? first : tile_w);
             if (inside) {
                 for (int column = first; column < end; column++)
-                    vstore16(LOAD16_X(from + column * 16), column, to);
+                    PUT16(LOAD16_X(from + column * 16), column, to);
                 clear(to, end, tile_w);
             }
 #endif
@@ -40,7 +48,7 @@ inline void load_tile(global const X *x, local Real *tile, int channels, int hei
 // Sums at COLUMNS places for AT_ONCE blocks: a weight vector is loaded once for all of them, and the input, one number
 // at a time, is the FMA's broadcast operand. `in` is where the first place's window begins in the tile's first plane,
 // `apart` how far the blocks' weights are from `w`.
-inline void convolve(Real16 sums[AT_ONCE][COLUMNS], global const W *w, const long apart[AT_ONCE], local const Real *in,
+INLINED void convolve(Real16 sums[AT_ONCE][COLUMNS], global const W *w, const long apart[AT_ONCE], local const Real *in,
                      int channels, int tile_h, const int tile_w) {
 #pragma unroll
     for (int q = 0; q < AT_ONCE; q++)

@@ -30,6 +30,12 @@ typedef float16 Real16;
 #define FLOAT16(x) (x)
 #endif
 
+// For functions that are given arrays of sums, which only stay in registers where these are inlined.
+#define INLINED inline __attribute__((always_inline))
+
+// The n-th vector of a tile in local memory, where vectors lie side by side: one store, which vstore16 is not for PoCL.
+#define PUT16(v, n, p) (((local Real16 *)(p))[n] = (v))
+
 #define WIDE_LOAD(p) ((Real)*(p))
 #define WIDE_STORE(v, p) (*(p) = (float)(v))
 #define WIDE_LOAD16(p) REAL16(vload16(0, p))
@@ -105,12 +111,12 @@ typedef struct {
 
 // A result between the bounds, which are infinite where it has none. Comparisons, unlike fmax, let through what is no
 // number.
-inline float16 bounded(float16 v, float low, float high) {
+INLINED float16 bounded(float16 v, float low, float high) {
     v = select(v, (float16)low, v < low);
     return select(v, (float16)high, v > high);
 }
 
-inline float16 begun(float16 v, Epilogue epilogue, global const Y *other) {
+INLINED float16 begun(float16 v, Epilogue epilogue, global const Y *other) {
     v = bounded(v, epilogue.low, epilogue.high);
     if (epilogue.adds)
         v = bounded(v + FLOAT16(LOAD16_Y(other)), epilogue.last_low, epilogue.last_high);
@@ -159,7 +165,7 @@ inline void finish_run(local Real *results, int count, float16 factor, float16 o
 #pragma unroll 1
     for (int p = 0; p < count; p++) {
         const float16 v = fma(FLOAT16(vload16(p, results)), factor, offset);
-        vstore16(REAL16(begun(v, epilogue, other + p * 16)), p, results);
+        PUT16(REAL16(begun(v, epilogue, other + p * 16)), p, results);
     }
     for (int n = 0; n < epilogue.count; n++) {
         const int kind = epilogue.kind[n];
@@ -168,7 +174,7 @@ inline void finish_run(local Real *results, int count, float16 factor, float16 o
         for (int p = 0; p < count; p++) {
             const float16 operand = kind == 7 || kind == 8 ? FLOAT16(LOAD16_Y(other + p * 16)) : 0;
             const float16 v = FLOAT16(vload16(p, results));
-            vstore16(REAL16(stepped(v, kind, epilogue.a[n], epilogue.b[n], operand, slope)), p, results);
+            PUT16(REAL16(stepped(v, kind, epilogue.a[n], epilogue.b[n], operand, slope)), p, results);
         }
     }
 #pragma unroll 1
@@ -178,7 +184,7 @@ inline void finish_run(local Real *results, int count, float16 factor, float16 o
 
 // Sums at `columns` neighbouring places, of which only `valid` are the result's, into the result at `y`. Most layers only
 // add and bound, which is done in registers; the others go by way of `results`.
-inline void finish_strip(const Real16 *sums, const int columns, int valid, float16 factor, float16 offset,
+INLINED void finish_strip(const Real16 *sums, const int columns, int valid, float16 factor, float16 offset,
                          Epilogue epilogue, global const Y *other, global const float *slopes, global Y *y,
                          local Real *results) {
     if (epilogue.count == 0 && valid >= columns) {
@@ -191,14 +197,14 @@ inline void finish_strip(const Real16 *sums, const int columns, int valid, float
     }
 #pragma unroll
     for (int p = 0; p < columns; p++)
-        vstore16(sums[p], p, results);
+        PUT16(sums[p], p, results);
     finish_run(results, min(columns, valid), factor, offset, epilogue, other, slopes, y);
 }
 
 // Zeros for what of a row of a tile, 16 numbers a place, is beyond the image's edges.
 inline void clear(local Real *row, int first, int end) {
     for (int column = first; column < end; column++)
-        vstore16((Real16)0, column, row);
+        PUT16((Real16)0, column, row);
 }
 
 // Two numbers into one, by the numbers that wcodec/infer/forms/elements.py gives the ways to.
