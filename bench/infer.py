@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from unittest.mock import patch
 
 from bench.infer_fresh import cold, fresh
 from bench.infer_nets import TITLES, Subject, subject
@@ -133,16 +134,22 @@ def peak(subjects: Sequence[Subject], devices: Devices, repeats: int) -> str:
     rows = []
     for each in (each for each in subjects if each.net.startswith("vgg16")):
         for device in devices.values():
-            with Engine.open(each.archive, device) as engine:
-                most = measured_peak(device)
-                layers = profile(engine, each.photos[0], repeats=repeats).layers
-                most = max(most, measured_peak(device))
-            chosen = [layer for layer in layers if layer.kind == "convolution 3x3"]
-            reached = sum(layer.operations for layer in chosen) / sum(layer.seconds for layer in chosen)
-            figures = (f"{reached / 1e9:.1f}", f"{most / 1e9:.1f}", f"{100 * reached / most:.1f} %")
-            rows.append((f"{each.title}, {title_of(device)}", str(len(chosen)), *figures))
+            rows.append((f"{each.title}, {title_of(device)}", *reached(each, device, repeats)))
+            print(rows[-1], flush=True)
+            with patch("wcodec.infer.forms.conv.winograd_forms", lambda *_: ()):
+                rows.append((f"{each.title}, {title_of(device)}, directly", *reached(each, device, repeats)))
             print(rows[-1], flush=True)
     return table(("net", "layers of 3x3", "GFLOP/s", "peak GFLOP/s", "of the peak"), rows)
+
+
+def reached(each: Subject, device: Device, repeats: int) -> tuple[str, ...]:
+    with Engine.open(each.archive, device) as engine:
+        most = measured_peak(device)
+        layers = profile(engine, each.photos[0], repeats=repeats).layers
+        most = max(most, measured_peak(device))
+    chosen = [layer for layer in layers if layer.kind == "convolution 3x3"]
+    speed = sum(layer.operations for layer in chosen) / sum(layer.seconds for layer in chosen)
+    return str(len(chosen)), f"{speed / 1e9:.1f}", f"{most / 1e9:.1f}", f"{100 * speed / most:.1f} %"
 
 
 # Start and memory

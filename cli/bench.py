@@ -237,7 +237,11 @@ def _print_run(run: _Run, layers: Sequence[Layer]) -> None:
     rows = [
         (
             *(layer.name, layer.kind, layer.form, shape_text(layer.inputs[0]), shape_text(layer.output)),
-            *(f"{1e3 * layer.seconds:.3f}", f"{layer.seconds / run.seconds:.1%}", f"{layer.speed / 1e9:.1f}"),
+            *(
+                f"{1e3 * layer.seconds:.3f}",
+                f"{layer.seconds / max(run.seconds, run.kernel_seconds):.1%}",
+                f"{layer.speed / 1e9:.1f}",
+            ),
             human_bytes(layer.weights),
         )
         for layer in layers
@@ -246,11 +250,10 @@ def _print_run(run: _Run, layers: Sequence[Layer]) -> None:
         ("layer", "operation", "form", "input", "output", ">ms", ">share", ">GFLOP/s", ">weights"),
         rows,
     )
-    click.echo(
-        f"{1e3 * run.seconds:.2f} ms a run ({_median_of(run.repeats)}): "
-        f"{1e3 * run.kernel_seconds:.2f} in {counted(len(run.layers), 'layer')}, "
-        f"{1e3 * run.overhead_seconds:.2f} in launches and copies"
-    )
+    kernels = f"{1e3 * run.kernel_seconds:.2f} in {counted(len(run.layers), 'layer')}"
+    # kernels are timed one by one, which takes longer than running them together, as the engine may
+    more = f", {1e3 * run.overhead_seconds:.2f} in launches and copies" if run.overhead_seconds > 0 else " one by one"
+    click.echo(f"{1e3 * run.seconds:.2f} ms a run ({_median_of(run.repeats)}): {kernels}{more}")
     click.echo(
         f"{run.operations / 1e9:.3f} GFLOP, {run.speed / 1e9:.1f} GFLOP/s, {run.fraction_of_peak:.1%} of the "
         f"{run.peak / 1e9:.1f} GFLOP/s that {printable(run.device)} does at most"

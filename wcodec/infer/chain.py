@@ -1,4 +1,4 @@
-"""Many kernels in one: on a CPU, starting a kernel may take as long as the kernel itself."""
+"""Many kernels in one, for devices where starting a kernel may take as long as the kernel itself."""
 
 from __future__ import annotations
 

@@ -97,7 +97,8 @@ class Plan:
             self.steps += [Step(task, form, self._call(task, launch, target, self._region)) for launch in form.launches]
         calls = [step.call for step in self.steps if isinstance(step.call, Call)]
         many_small = len(calls) >= _FEWEST and sum(map(operations, schedule.tasks)) < _LARGE * len(calls)
-        self._chains = chains_of(device, calls) if together and many_small and len(calls) == len(self.steps) else []
+        worth = device.starts_slowly and many_small and len(calls) == len(self.steps)
+        self._chains = chains_of(device, calls) if together and worth else []
 
     def start(self, inputs: Sequence[Array]) -> Started:
         """Begin to run, and return at once."""

@@ -14,7 +14,7 @@ from wcodec.infer.engine import Engine
 from wcodec.infer.forms.cost import operations
 from wcodec.infer.forms.launch import Form, Weight
 from wcodec.infer.graph import Binary, Convolution, Pool, Reduce
-from wcodec.infer.places import Task
+from wcodec.infer.places import Pair, Task
 from wcodec.infer.plan import Plan
 from wcodec.model import Array
 from wcodec.opencl.device import Device, translating
@@ -74,7 +74,10 @@ class Profile:
 
     @property
     def overhead(self) -> float:
-        """Seconds of a run that no kernel takes: launches, and copies of inputs and outputs."""
+        """Seconds of a run that no kernel takes: launches, and copies of inputs and outputs.
+
+        Below zero where kernels together take less than one by one, as they do where one launch runs them all.
+        """
         return self.seconds - sum(layer.seconds for layer in self.layers)
 
     def trace(self) -> dict[str, Any]:
@@ -183,6 +186,8 @@ def _layer(plan: Plan, task: Task, form: Form, seconds: float) -> Layer:
 def _kind(task: Task) -> str:
     """What a task does, in a few words such as "convolution 3x3"."""
     op = task.op
+    if isinstance(op, Pair):
+        return f"{_kind(op.first)}, {_kind(op.second).split()[-1]}"
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(op).__name__).lower()
     if isinstance(op, Binary | Pool | Reduce):
         words = op.kind if isinstance(op, Binary) else f"{op.kind} {words}"

@@ -75,6 +75,11 @@ class Device:
         widths: tuple[int, int] = self.device.native_vector_width_float, self.device.preferred_vector_width_float
         return max(widths)
 
+    @cached_property
+    def starts_slowly(self) -> bool:
+        """Whether starting a kernel takes as long as a small layer: PoCL wakes threads for each, some 20 us."""
+        return self.is_cpu and self.device.platform.name.strip() == "Portable Computing Language"
+
     @property
     def lanes(self) -> int:
         """Lanes that a work-item decodes in step: a vector of them on a CPU, one where there are threads enough."""
