@@ -19,6 +19,7 @@ _OWN_BYTES = 64
 """Bytes of a chain's parameters besides its buffers."""
 
 _IDS = "int id0, int id1, int id2"
+"""A work-item's place, which kernels are told by functions and their successors by parameters."""
 
 _NAMED = re.compile(
     r"^(?:typedef [\w ]+ (\w+);|\} (\w+);|(?:INLINED|inline|kernel) [\w ]+? \**(\w+)\(|#define (\w+))", re.MULTILINE
@@ -113,9 +114,7 @@ def _variant(number: int, sources: tuple[str, ...], defines: tuple[str, ...], ca
     lines = [f"#define {define.replace('=', ' ', 1)}" for define in defines]
     lines += [f"#define {name} {name}_{number}" for name in sorted(names)]
     lines.append("#define get_global_id(axis) ((axis) == 0 ? id0 : (axis) == 1 ? id1 : id2)")
-    lines.append(
-        re.sub(r"^kernel void (\w+)\(", r"inline void \1(int id0, int id1, int id2, ", text, flags=re.MULTILINE)
-    )
+    lines.append(re.sub(r"^kernel (void \w+\()", rf"inline \1{_IDS}, ", text, flags=re.MULTILINE))
     lines += [_caller(place, name, text) for name, place in called.items()]
     lines += [f"#undef {name}" for name in ("get_global_id", *sorted(names | macros))]
     return "\n".join(lines)
@@ -136,9 +135,7 @@ def _caller(place: int, name: str, text: str) -> str:
         else:
             passed.append(f"*(global const {kind} *)({at})")
             at += f" + sizeof({kind}) / 4"
-    parameters = (
-        "int id0, int id1, int id2, global uchar *const *buffers, global const int *words, local uchar *scratch"
-    )
+    parameters = f"{_IDS}, global uchar *const *buffers, global const int *words, local uchar *scratch"
     return f"inline void call_{place}({parameters}) {{\n    {name}(id0, id1, id2, {', '.join(passed)});\n}}"
 
 

@@ -34,7 +34,6 @@ _LARGE = 50_000_000
 _WORTH_TRYING = 2_000_000
 """Operations of a task below which building kernels to choose from costs more than the best of them saves."""
 
-
 _DEFINES = {"f32": ("X_WIDE", "Y_WIDE", "W_WIDE", "V_WIDE"), "i8": ("", "", "W_BYTES", "V_BYTES")}
 """What kernels are told of how inputs, results and weights are stored, where not as halves."""
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib.resources import files
 
 from wcodec.infer.forms.launch import Form, Target
 from wcodec.infer.places import Pair, Task
 from wcodec.opencl.cache import key_of, remember, remembered
-from wcodec.opencl.device import Device
+from wcodec.opencl.device import Device, kernel_text
 from wcodec.opencl.platforms import identity
 
 _RUNS = 9
@@ -48,11 +47,9 @@ def fastest_form(
 
 def _key(task: Task, forms: list[Form], target: Target, device: Device) -> str:
     """What the time of a task depends on: the device, the kernels' text, and the task but for names."""
-    folder = files("wcodec.opencl") / "kernels"
     sources = sorted({source for form in forms for launch in form.launches for source in launch.sources})
-    texts = [(folder / source).read_bytes() for source in sources]
     what = repr((_described(task), target, [form.name for form in forms]))
-    return key_of(b"form", identity(device.device), *texts, what.encode())
+    return key_of(b"form", identity(device.device), kernel_text((*sources,)).encode(), what.encode())
 
 
 def _described(task: Task) -> tuple[object, ...]:
