@@ -17,7 +17,7 @@ from wcodec.errors import CorruptFileError, MissingDependencyError, UnsupportedE
 from wcodec.formats import onnx_wire
 from wcodec.formats.atomic import AtomicGroup
 from wcodec.formats.claims import place
-from wcodec.formats.onnx_channels import channel_axes
+from wcodec.formats.onnx_channels import channel_axes, factors
 from wcodec.formats.onnx_tensors import (
     STRING,
     ExternalFiles,
@@ -68,7 +68,7 @@ def read(path: str | os.PathLike[str]) -> Model:
         message, payloads = onnx_wire.split(source)
         proto = parse(source.name, message)
         files = ExternalFiles(Path(path).parent, stack)
-        axes = channel_axes(proto.graph)
+        axes, multiplied = channel_axes(proto.graph), factors(proto.graph)
         tensors: list[Tensor] = []
         for name, stub, position in _slots(source.name, proto):
             where = place(source.name, name)
@@ -83,7 +83,7 @@ def read(path: str | os.PathLike[str]) -> Model:
                 tensors.append(held_tensor(name, where, stub))
             clear_data(stub)
             if position is not None and axes.get(name, 0) < len(stub.dims):
-                tensors[-1] = replace(tensors[-1], channel_axis=axes.get(name, 0))
+                tensors[-1] = replace(tensors[-1], channel_axis=axes.get(name, 0), is_factor=stub.name in multiplied)
         _refuse_external(source.name, proto)
         graph = proto.SerializeToString(deterministic=True)
         close = stack.pop_all().close

@@ -67,7 +67,8 @@ class Tensor:
 
     `read(start, stop)` returns elements [start, stop) of the tensor in C order as a 1-D array of `numpy_dtype`.
     It may be called from several threads at once. `channel_axis` is the axis whose indices are output channels,
-    as far as the source tells. `step` is how many elements `blocks` reads at a time, 0 for `BLOCK_BYTES`.
+    as far as the source tells. `step` is how many elements `blocks` reads at a time, 0 for `BLOCK_BYTES`. `is_factor`
+    says whether sums of products are made with it, or rows taken from it as from a table; true where nothing tells.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Tensor:
     read: Callable[[int, int], Array] = field(repr=False)
     channel_axis: int = 0
     step: int = 0
+    is_factor: bool = True
 
     @classmethod
     def from_array(cls, name: str, array: Array) -> Tensor:

@@ -25,8 +25,9 @@ _LEAST_IN_CHANNEL = 8
 class Policy:
     """How a model is to be encoded.
 
-    A tensor is quantized if it is of f16, bf16, f32 or f64, has two or more axes and at least `min_size` elements;
-    biases, norms and other small tensors stay as they are, and so does every integer tensor. A name that matches a
+    A tensor is quantized if it is of f16, bf16, f32 or f64, has two or more axes and at least `min_size` elements, and
+    is multiplied with, as far as the source tells; biases, norms and other small tensors stay as they are, and so do
+    constants that are only added and every integer tensor. A name that matches a
     pattern of `keep` always stays as it is; one that matches a pattern of `quantize` is quantized if it is of
     floats (shell patterns, case counts). `lossless` keeps everything.
 
@@ -86,7 +87,8 @@ class Policy:
         """What happens to a tensor before it is coded. `UsageError` if `axis` is not one of the tensor's."""
         if self.lossless or tensor.dtype not in FLOATS or _matches_any(tensor.name, self.keep):
             return Keep()
-        if not _matches_any(tensor.name, self.quantize) and (len(tensor.shape) < 2 or tensor.size < self.min_size):
+        is_weight = len(tensor.shape) >= 2 and tensor.size >= self.min_size and tensor.is_factor
+        if not is_weight and not _matches_any(tensor.name, self.quantize):
             return Keep()
         return Uniform(self.bits, self.symmetric, self._block(tensor), self.fit)
 

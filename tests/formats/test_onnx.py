@@ -20,6 +20,8 @@ from wcodec.errors import CorruptFileError, MissingDependencyError, UsageError
 from wcodec.formats import onnx as subject
 from wcodec.formats.onnx_tensors import DTYPE_CODES
 from wcodec.model import DTYPES, Array, Model, Tensor
+from wcodec.policy import Policy
+from wcodec.scales import Keep
 
 NAMES = {
     "FLOAT": "f32",
@@ -283,3 +285,31 @@ def test_the_axis_of_output_channels_is_that_of_the_operator(tmp_path: Path) -> 
         "gemm transposed": 0,
         "left": 0,
     }
+
+
+def test_what_is_only_added_is_no_factor(tmp_path: Path) -> None:
+    """Anchors, strides, positions: their rounding errors would not average out."""
+    node = helper.make_node
+    inner = helper.make_graph([node("Neg", ["within"], ["z"])], "inner", [], [helper.make_empty_tensor_value_info("z")])
+    nodes = [
+        node("Conv", ["x", "conv"], ["a"]),
+        node("Add", ["a", "anchors"], ["b"]),
+        node("Mul", ["b", "strides"], ["c"]),
+        node("Transpose", ["turned"], ["t"]),
+        node("Reshape", ["t", "shape"], ["r"]),
+        node("MatMul", ["c", "r"], ["d"]),
+        node("Gather", ["table", "i"], ["g"]),
+        node("Transpose", ["shown"], ["s"]),
+        node("Sub", ["d", "s"], ["e"]),
+        node("If", ["condition"], ["f"], then_branch=inner, else_branch=inner),
+        node("Fused", ["e", "foreign"], ["y"], domain="com.example"),
+    ]
+    factors = {"conv", "turned", "table", "within", "foreign"}
+    names = factors | {"anchors", "strides", "shown"}
+    initializers = [onnx.numpy_helper.from_array(np.ones((40, 40), np.float32), name) for name in sorted(names)]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "uses", [], [], initializers)), tmp_path / "m.onnx")
+    with subject.read(tmp_path / "m.onnx") as model:
+        assert {tensor.name for tensor in model.tensors if tensor.is_factor} == factors
+        policy = Policy(quantize=("strides",))
+        kept = {tensor.name for tensor in model.tensors if policy.quantizer(tensor) == Keep()}
+        assert kept == {"anchors", "shown"}
