@@ -71,7 +71,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    from wcodec.cli.output import printable
+    from wcodec.cli.output import print_error
 
-    click.echo("error: " + printable(" ".join(message.split())), err=True)
+    print_error(message)
     return code

@@ -21,7 +21,7 @@ from wcodec.cli.options import (
     written_path,
 )
 from wcodec.cli.output import human_bytes, print_json, progress_bar
-from wcodec.cli.preprocessing import preprocessing_options, take_metadata
+from wcodec.cli.preprocessing import check_described, preprocessing_options, take_metadata
 from wcodec.cli.tables import print_archive
 from wcodec.policy import Granularity
 from wcodec.report import describe
@@ -101,9 +101,9 @@ def command(
 ) -> None:
     """Encode the model file SRC (.onnx, .safetensors, .pt, .pth, .bin, .npz) into the archive DST.
 
-    Float tensors of two or more axes and at least --min-size elements are quantized; the rest, such as biases and
-    norms, and every integer tensor, comes back bit for bit. SRC may be the .safetensors.index.json of shards, DST -
-    for stdout.
+    Float tensors of two or more axes and at least --min-size elements that are multiplied with are quantized; the
+    rest, such as biases, norms and anchors, and every integer tensor, comes back bit for bit. SRC may be the
+    .safetensors.index.json of shards, DST - for stdout.
 
     Options from --mean to --detector are stored beside the weights for `wcodec run`.
     """
@@ -112,6 +112,8 @@ def command(
     policy = wcodec.Policy(symmetric=not chosen.pop("asymmetric"), **chosen)
     try:
         with _opened(source, target, shard_size, fold=fold) as model, progress_bar("encoding") as progress:
+            if metadata:
+                check_described(metadata, model.graph)
             wcodec.encode(
                 model,
                 archive_target(target),

@@ -65,6 +65,14 @@ class Raw:
     saved: list[str]
 
 
+@dataclass(frozen=True)
+class Failed:
+    """An input that there is no result of."""
+
+    input: str
+    error: str
+
+
 Report = Classified | Detected | Raw
 """Of one input, or of one of the batch that an array holds; `saved` are the files written."""
 
@@ -86,7 +94,7 @@ def class_scores(outputs: Sequence[Array], labels: Labels) -> Array | None:
 def check_labels(labels: Labels, classes: int) -> None:
     if labels is not None and len(labels) != classes:
         raise MismatchError(
-            f"the model has {classes} classes, but there are {len(labels)} labels; give others: --labels"
+            f"the model has {classes} classes, but {len(labels)} label{'s' * (len(labels) != 1)}; give others: --labels"
         )
 
 
@@ -95,9 +103,8 @@ def probabilities(scores: Array) -> Array:
     scores = np.asarray(scores, np.float64)
     if (scores >= 0).all() and (np.abs(scores.sum(axis=1) - 1) <= 1e-3).all():
         return scores
-    with np.errstate(invalid="ignore"):  # what is not finite is shown as it is
-        odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+    odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
 
 def best_classes(odds: Array, labels: Labels, top: int) -> list[Class]:

@@ -45,6 +45,11 @@ def _plain(value: Any) -> Any:
     return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
+def print_error(message: str) -> None:
+    """One line on stderr."""
+    click.echo("error: " + printable(" ".join(message.split())), err=True)
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout. A column whose head begins with ">" is of numbers and stands to the right.
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args
 import click
 import msgspec
 
+from wcodec.cli.findings import check_labels
 from wcodec.errors import CorruptFileError, UsageError
 from wcodec.infer.detect import DETECTION_KEY, Detector, Kind
 from wcodec.infer.preprocess import (
@@ -18,6 +19,7 @@ from wcodec.infer.preprocess import (
     Order,
     Preprocessing,
     Resize,
+    labels_of,
     parse_labels,
     preprocessing_of,
     read_bytes,
@@ -157,3 +159,25 @@ def take_metadata(chosen: dict[str, Any]) -> dict[str, str]:
     if detector is not None:
         metadata[DETECTION_KEY] = read_detector(detector).to_json()
     return metadata
+
+
+def check_described(metadata: Mapping[str, str], graph: bytes | None) -> None:
+    """Raise an error where what is to be stored of a model's pictures and classes is not what its graph says."""
+    if graph is None:
+        return
+    from wcodec.infer.lowering.source import declared_shapes
+
+    inputs, outputs = declared_shapes(graph)
+    how, labels = preprocessing_of(metadata), labels_of(metadata)
+    if how is not None and len(inputs) == 1:
+        channels = 1 if how.order == "GRAY" else 3
+        made = (channels, *how.size) if how.layout == "NCHW" else (*how.size, channels)
+        if len(inputs[0]) != 4 or any(isinstance(n, int) and n != m for n, m in zip(inputs[0][1:], made, strict=True)):
+            taken, given = ("x".join(map(str, shape)) for shape in (inputs[0][1:], made))
+            raise UsageError(
+                f"pictures would become {given}, but the model takes {taken}; give another --size, --order or --layout"
+            )
+    if labels is not None and DETECTION_KEY not in metadata and len(outputs) == 1:
+        classes = outputs[0][1:2]
+        if classes and isinstance(classes[0], int) and {*outputs[0][2:]} <= {1}:
+            check_labels(labels, classes[0])

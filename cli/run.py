@@ -20,6 +20,7 @@ from wcodec.archive import Archive
 from wcodec.cli.findings import (
     Classified,
     Detected,
+    Failed,
     Raw,
     Report,
     best_classes,
@@ -31,13 +32,15 @@ from wcodec.cli.findings import (
     probabilities,
 )
 from wcodec.cli.options import archive_source, json_option
-from wcodec.cli.output import print_json, printable
+from wcodec.cli.output import print_error, print_json, printable
 from wcodec.cli.preprocessing import preprocessing_from, preprocessing_options, read_labels, take_given
 from wcodec.errors import (
     AllocationError,
     DeviceError,
+    InputError,
     MismatchError,
     MissingDependencyError,
+    NonFiniteError,
     UnsupportedError,
     UsageError,
 )
@@ -112,7 +115,7 @@ class _Task:
 @click.option(
     "--fallback",
     type=click.Choice(("torch", "onnxruntime")),
-    help="Run elsewhere where there is no device, or the model has what devices do not do.",
+    help="Run elsewhere where no device does: torch, what devices could; onnxruntime, operators unknown to them too.",
 )
 @click.option("--check", is_flag=True, help="Look for NaN and infinities after every layer; mend what overflows.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show.")
@@ -140,13 +143,16 @@ def command(
     out: str | None,
     as_json: bool,
     **chosen: Any,
-) -> None:
+) -> int:
     """Run the model of the archive SRC (a path, a URL, or - for stdin) on each INPUT: a picture, or an .npy array.
 
     Prints the likeliest classes, the boxes of a detector, or what numbers came out. How pictures become the model's
-    input `wcodec encode` stores; options from --mean to --iou go before what it stored. An array goes in as it is.
+    input `wcodec encode` stores; options from --mean to --iou go before what it stored. An array goes in as it is. Of
+    several inputs, those that fail are told of, and the others done.
     """
     with wcodec.open(archive_source(source)) as archive:
+        if not archive.has_graph:
+            raise UnsupportedError(f"{source} holds weights only, no graph to run; encode the model from .onnx")
         given = take_given(chosen)
         task = _settle(archive.metadata, given, source, inputs, out, chosen)
         _refuse_pointless(context, task, given, inputs, chosen)
@@ -155,15 +161,26 @@ def command(
             if len(engine.inputs) != 1:
                 raise UnsupportedError(f"{source}: the model takes {len(engine.inputs)} inputs; run it from Python")
             names = [port.name for port in engine.outputs]
-            reports: list[Report] = []
+            run = partial(_checked, engine) if check else engine
+            reports: list[Report | Failed] = []
+            code = 0
             for path in inputs:
-                run = partial(_checked, engine) if check else engine
-                for report in _run(path, run, names, task):
+                try:
+                    found = _run(path, run, names, task)
+                except (InputError, MismatchError, NonFiniteError) as error:
+                    if len(inputs) == 1:
+                        raise
+                    print_error(str(error))
+                    code = code or error.exit_code
+                    reports.append(Failed(path, str(error)))
+                    continue
+                for report in found:
                     if not as_json:
                         print_report(report, first=not reports)
                     reports.append(report)
     if as_json:
         print_json(reports)
+    return code
 
 
 def _settle(
@@ -222,7 +239,9 @@ def _targets(out: str, inputs: Sequence[str], ending: str) -> dict[str, Path]:
     """The file of every input: `out` itself, or one in the folder `out`. `UsageError` where two would be the same."""
     if not Path(out).is_dir():
         if len(inputs) > 1:
-            raise UsageError(f"--out {out}: one file does not hold the results of {len(inputs)} inputs; give a folder")
+            raise UsageError(
+                f"--out {out}: one file does not hold the results of {len(inputs)} inputs; give a folder that exists"
+            )
         suffix = ending[ending.rindex(".") :]
         if inputs and not out.endswith(suffix):
             raise UsageError(f"--out {out}: such results go into a {suffix} file, or a folder that exists")
@@ -259,9 +278,12 @@ def _opened(archive: Archive, fallback: Elsewhere | None, how: dict[str, Any]) -
     except (AllocationError, DeviceError, MissingDependencyError, UnsupportedError) as error:
         if fallback is None:
             raise
+        if fallback == "torch" and isinstance(error, UnsupportedError):
+            raise UnsupportedError(f"{error}; torch does not run it either, --fallback onnxruntime may") from error
         from wcodec.infer.fallback import Fallback
 
-        click.echo(f"{error}; running on {fallback} instead", err=True)
+        why, *_ = str(error).partition("; these are: ")
+        click.echo(f"{why}; running on {fallback} instead", err=True)
         yield Fallback(archive, fallback)
         return
     with engine:
@@ -270,9 +292,21 @@ def _opened(archive: Archive, fallback: Elsewhere | None, how: dict[str, Any]) -
 
 def _checked(engine: Engine | Fallback, array: Array) -> Any:
     """What the engine gives for an array, once it has been checked layer by layer; elsewhere there are only floats."""
-    for name in getattr(engine, "check", lambda _: ())(array):
-        click.echo(f"layer {printable(name)}: too large for halves, kept as floats", err=True)
+    if not isinstance(engine, Fallback):
+        for name in engine.check(array):
+            click.echo(f"layer {printable(name)}: too large for halves, kept as floats", err=True)
     return engine(array)
+
+
+def _check_finite(path: str, names: Sequence[str], outputs: Sequence[Array]) -> None:
+    """`NonFiniteError` for results that are no numbers."""
+    for name, array in zip(names, outputs, strict=True):
+        bad = int(np.count_nonzero(~np.isfinite(array)))
+        if bad:
+            raise NonFiniteError(
+                f"{path}: {bad} of {array.size} numbers of output {name!r} are NaN or infinite; "
+                "--check finds the layer, and mends it where halves are too small; --precision float has none"
+            )
 
 
 def _run(path: str, engine: Callable[[Array], Any], names: Sequence[str], task: _Task) -> list[Report]:
@@ -280,11 +314,13 @@ def _run(path: str, engine: Callable[[Array], Any], names: Sequence[str], task: 
     fed = _input(path, task)
     result = engine(fed.array)
     outputs = tuple(np.asarray(array) for array in (result if isinstance(result, tuple) else (result,)))
+    scores = None if task.detector else class_scores(outputs, task.labels)
+    if task.detector is not None or scores is not None:
+        _check_finite(path, names, outputs)
     target = task.targets.get(path)
     saved = _save_arrays(target, outputs, task.targets) if target is not None and target.suffix == ".npy" else []
     if task.detector is not None:
         return list(_detected(fed, outputs, task, task.detector, saved))
-    scores = class_scores(outputs, task.labels)
     if scores is None:
         return [Raw(path, [described(name, array) for name, array in zip(names, outputs, strict=True)], saved)]
     rows = fed.row_names(len(scores))

@@ -89,7 +89,9 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def archive(metadata: Mapping[str, str], path: str = "m.wcodec") -> str:
-    wcodec.encode({"w": np.ones((4, 4), np.float32)}, path, metadata=metadata)
+    """One whose graph nobody reads."""
+    model = wcodec.Model([wcodec.Tensor.from_array("w", np.ones((4, 4), np.float32))], graph=b"graph")
+    wcodec.encode(model, path, metadata=metadata)
     return path
 
 
@@ -171,11 +173,31 @@ def test_classes_without_labels_have_numbers(run: Run) -> None:
     assert ["zwölf", "20.0", "%"] in lines(run("run", source, "photo.png", "--labels", "names.txt"))
 
 
-def test_numbers_that_are_none_are_shown(run: Run, engine: FakeEngine) -> None:
+def test_numbers_that_are_none_are_no_answer(run: Run, engine: FakeEngine) -> None:
     engine.forward = lambda x: np.array([[np.nan, np.inf, 1.0]])
-    assert ["cat", "nan", "%"] in lines(run("run", archive(CLASSIFIER), "photo.png"))
-    [report] = json.loads(run("run", "m.wcodec", "photo.png", "--json")[1])
-    assert {c["probability"] for c in report["classes"]} == {"nan"}
+    message = "photo.png: 2 of 3 numbers of output 'scores' are NaN or infinite; --check finds the layer"
+    refused(run("run", archive(CLASSIFIER), "photo.png"), 1, message)
+
+
+def test_one_bad_input_does_not_keep_others_from_theirs(run: Run, engine: FakeEngine) -> None:
+    Path("text.png").write_text("no picture")
+    Path("again.png").write_bytes(Path("photo.png").read_bytes())
+    code, out, err = run("run", archive(CLASSIFIER), "photo.png", "text.png", "again.png", "--top", "1")
+    assert code == 3
+    assert [line.split()[0] for line in out.splitlines() if line] == [
+        "photo.png",
+        "Egyptian",
+        "again.png",
+        "Egyptian",
+    ]
+    assert err.startswith("error: text.png: not a picture")
+    assert err.count("\n") == 1
+    code, out, _ = run("run", "m.wcodec", "photo.png", "text.png", "--json")
+    assert code == 3
+    good, bad = json.loads(out)
+    assert good["classes"][0]["label"] == "Egyptian cat"
+    assert bad["input"] == "text.png"
+    assert "not a picture" in bad["error"]
 
 
 def test_arrays_go_in_as_they_are(run: Run, engine: FakeEngine) -> None:
@@ -309,7 +331,7 @@ def test_boxes_in_arrays_are_in_pixels_of_the_input(run: Run, engine: FakeEngine
         (DETECTOR, ["photo.png", "--top", "3"], 2, "--top does nothing"),
         (DETECTOR, ["x.npy", "--out", "a.png"], 2, "--out does nothing"),
         (DETECTOR, ["photo.png", "--iou", "2"], 2, "--iou"),
-        (CLASSIFIER, ["photo.png", "--labels", "two.txt"], 1, "3 classes, but there are 2 labels"),
+        (CLASSIFIER, ["photo.png", "--labels", "two.txt"], 1, "3 classes, but 2 labels"),
         (CLASSIFIER, ["photo.png", "--labels", "photo.png"], 3, "photo.png: not a text file"),
         (CLASSIFIER, ["photo.png", "--labels", "empty.txt"], 3, "empty.txt: holds no labels"),
         (CLASSIFIER, ["photo.png", "--out", "a.png"], 2, ".npy"),
@@ -391,7 +413,7 @@ def test_encode_stores_what_run_reads(run: Run, engine: FakeEngine) -> None:
         PREPROCESSING_KEY: Preprocessing(mean=(1.0, 2.0, 3.0), scale=(0.5,), size=(32, 64)).to_json(),
         LABELS_KEY: "cat\ndog\nEgyptian cat",
     }
-    assert ["Egyptian", "cat", "70.0", "%"] in lines(run("run", "e.wcodec", "photo.png"))
+    assert ["Egyptian", "cat", "70.0", "%"] in lines(run("run", archive(found), "photo.png"))
     assert encoded(run) == {}
     found = encoded(run, "--mean", "0", "--scale", "1", "--size", "9", "--resize", "crop:0.5", "--order", "GRAY")
     assert Preprocessing.from_json(found[PREPROCESSING_KEY]).crop_ratio == 0.5

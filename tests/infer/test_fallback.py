@@ -51,6 +51,17 @@ def test_onnxruntime_runs_what_devices_do_not(tmp_path) -> None:
         assert distance(found, oracle(graph, x)[0]) < 1e-5
 
 
+def test_torch_runs_signals(tmp_path) -> None:
+    """Convolutions along one axis, which the lowered graph has as images of one row."""
+    rng = np.random.default_rng(9)
+    x = rng.standard_normal((2, 5, 20)).astype(np.float32)
+    graph = graph_of([node("Conv", "x", "w", pads=[1, 1])], {"x": x.shape}, {"w": rng.random((7, 5, 3), np.float32)})
+    with wcodec.open(archive_of(graph, tmp_path)) as archive:
+        found = Fallback(archive, "torch")(x)
+    assert isinstance(found, np.ndarray)
+    assert distance(found, oracle(graph, x)[0]) < 1e-5
+
+
 @pytest.mark.parametrize("where", ["opencl", "opencl:99"])
 def test_the_command_line_falls_back(tmp_path, monkeypatch, capsys, where) -> None:
     """Whether the model is what does not do, or the device."""
@@ -71,3 +82,15 @@ def test_the_command_line_falls_back(tmp_path, monkeypatch, capsys, where) -> No
     assert err.endswith("; running on onnxruntime instead\n")
     [output] = json.loads(out)[0]["outputs"]
     assert output["mean"] == pytest.approx(float(oracle(graph, x)[0].mean()), rel=1e-4)
+
+
+def test_torch_is_not_asked_for_what_it_lacks(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.wcodec").write_bytes(archive_of(model("Sinh"), tmp_path))
+    np.save("x.npy", np.zeros(SHAPE, np.float32))
+    with pytest.raises(SystemExit) as exit_:
+        main(["run", "m.wcodec", "x.npy", "--fallback", "torch"])
+    assert exit_.value.code == 3
+    [line] = capsys.readouterr().err.splitlines()
+    assert "operator Sinh of node" in line
+    assert line.endswith("torch does not run it either, --fallback onnxruntime may")

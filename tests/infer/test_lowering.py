@@ -227,6 +227,18 @@ def test_constants_are_computed_before_by_any_operator(tmp_path: Path) -> None:
     assert np.allclose(found, oracle(model, x)[0])
 
 
+@pytest.mark.parametrize("opset", [13, 18, 21])
+def test_quantized_constants_of_any_opset(tmp_path: Path, opset: int) -> None:
+    weights = {
+        "q": np.random.default_rng(3).integers(-128, 128, (4, 3, 1, 1), np.int8),
+        "s": np.array([0.1, 0.2, 0.3, 0.4], np.float32),
+    }
+    nodes = [node("DequantizeLinear", "q", "s", outputs=["w"], axis=0), node("Conv", "x", "w")]
+    graph = lowered(graph_of(nodes, {"x": (1, 3, 5, 5)}, weights, opset=opset), tmp_path, (1, 3, 5, 5))
+    [constant] = graph.constants.values()
+    assert np.allclose(np.asarray(constant), weights["q"] * weights["s"][:, None, None, None])
+
+
 def test_constants_that_depend_on_shapes_are_each_shapes_own(device: Device, tmp_path: Path) -> None:
     """An engine shares constants among the shapes that it ran: places, and a layer's scale made of a size."""
     nodes = [

@@ -51,7 +51,9 @@ def _by_onnxruntime(archive: Archive, source: OnnxSource) -> Run:
         file = Path(folder) / "model.onnx"
         write(archive.model(), file)
         try:
-            session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3  # errors: what it warns of is the model's own
+            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its own errors have no base class but Exception
             raise UnsupportedError(f"ONNX Runtime does not run the model either: {error}") from error
     names = tuple(source.inputs)

@@ -52,16 +52,24 @@ def _checked(port: Port, array: object) -> Array:
     lengths = enumerate(zip(port.shape, array.shape, strict=False))
     if array.ndim != len(port.shape) or not all(_fits(*pair, is_batch=place == 0) for place, pair in lengths):
         wanted, given = ("x".join(map(str, shape)) or "a scalar" for shape in (port.shape, array.shape))
-        swapped = array.ndim == len(port.shape) == 4 and array.shape[3] == port.shape[1]
-        hint = "; its channels come last: transpose it to (N, C, H, W)" if swapped else ""
-        raise MismatchError(f"input {port.name!r} is {wanted}, not {given}{hint}")
+        raise MismatchError(f"input {port.name!r} is {wanted}, not {given}{_hint(port, array)}")
     with np.errstate(over="ignore"):
-        made = np.ascontiguousarray(array, np.float32)
+        made = np.asarray(array, np.float32, order="C")
     if not np.isfinite(made).all():
         place = np.unravel_index(int(np.argmin(np.isfinite(made))), made.shape)
         raise NonFiniteError(f"input {port.name!r}: {made[place]} at {tuple(map(int, place))}")
     return made
 
 
-def _fits(want: int | str, have: int, *, is_batch: bool) -> bool:
+def _hint(port: Port, array: Array) -> str:
+    if 0 in array.shape:
+        return "; it holds no numbers"
+    if array.ndim == len(port.shape) == 4 and array.shape[3] == port.shape[1]:
+        return "; its channels come last: transpose it to (N, C, H, W)"
+    if array.ndim == len(port.shape) - 1 and all(map(_fits, port.shape[1:], array.shape)):
+        return "; the first axis is the batch's: give it as x[None]"
+    return ""
+
+
+def _fits(want: int | str, have: int, *, is_batch: bool = False) -> bool:
     return have > 0 and (isinstance(want, str) or want == have or (is_batch and have % want == 0))

@@ -46,8 +46,9 @@ def wide_values(graph: Graph) -> frozenset[str]:
 def target_of(device: Device, precision: Precision, *, keeps_more: bool) -> Target:
     """What forms depend on; `MissingDependencyError` for halves on a device that does not compute with them."""
     if precision == "half" and not device.has_half:
+        name, platform = device.device.name.strip(), device.device.platform.name.strip()
         raise MissingDependencyError(
-            f"{device!r} does not compute with halves (cl_khr_fp16); use precision 'storage', "
+            f"{name} by {platform} does not compute with halves (cl_khr_fp16); use precision 'storage', "
             "or another device: 'wcodec devices' tells which can"
         )
     return Target(

@@ -163,6 +163,7 @@ def _convolution(
     from torch.nn import functional
 
     top, left, bottom, right = op.pads
+    weight = weight.reshape(*weight.shape[:2], *op.kernel)  # along one axis it has three
     if op.transposed:
         full = functional.conv_transpose2d(x, weight, stride=op.strides, groups=op.groups, dilation=op.dilations)
         kept = full[:, :, top : top + shape[2], left : left + shape[3]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -148,6 +149,16 @@ def _matmul(site: Site) -> None:
         site.emit(MatMul(), site.inputs)
 
 
+def _begun_windows(site: Site, strides: Pair, pads: Pads) -> tuple[int, ...]:
+    """The shape of a pool's result less windows that begin beyond the input, which shape inference counts."""
+    given, found = site.shape()[2:], site.output_shapes[0]
+    most = (
+        -(-(n + pad) // stride)
+        for n, pad, stride in zip(given, pads[2 - len(given) : 2], strides[-len(given) :], strict=True)
+    )
+    return (*found[:2], *map(min, found[2:], most))
+
+
 def _pool(kind: Literal["max", "mean"]) -> Callable[[Site], None]:
     def translate(site: Site) -> None:
         if len(site.outputs) > 1 and site.outputs[1]:
@@ -156,6 +167,8 @@ def _pool(kind: Literal["max", "mean"]) -> Callable[[Site], None]:
         kernel, strides, dilations = (_pair(site, name, axes) for name in ("kernel_shape", "strides", "dilations"))
         pads = _pads(site, kernel, strides, dilations, axes)
         op = Pool(kind, kernel, strides, dilations, pads, bool(site.attributes.get("count_include_pad", 0)))
+        if site.attributes.get("ceil_mode", 0):
+            site = replace(site, output_shapes=(_begun_windows(site, strides, pads),))
         _emit_images(site, op, (_as_images(site, axes),), axes)
 
     return translate

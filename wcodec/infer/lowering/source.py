@@ -120,6 +120,13 @@ def _identical(one: Array, other: Array) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
+def declared_shapes(graph: bytes) -> tuple[list[tuple[int | str, ...]], list[tuple[int | str, ...]]]:
+    """The shapes of what a model takes, and of what it gives, as far as its graph tells; of others ()."""
+    proto = parse("graph", graph).graph
+    weights = {stub.name for stub in proto.initializer}
+    return [_declared(info) for info in proto.input if info.name not in weights], [*map(_declared, proto.output)]
+
+
 def _declared(info: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     return tuple(
         dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else dim.dim_param or "?"

@@ -37,6 +37,9 @@ _MOST = 2**31 - 1
 _GROWN = 1 << 24
 """Numbers up to which constants are computed that are larger than what they are computed from."""
 
+_EVALUATED = {"DequantizeLinear": 19, "QuantizeLinear": 19}
+"""Operator sets from which on constants are evaluated, where older ones say the same."""
+
 _SHOWN = 4096
 """Elements up to which a constant is shown to shape inference, which wants shapes, axes and sizes."""
 
@@ -212,7 +215,8 @@ class _Walk:
         infos = [onnx.helper.make_empty_tensor_value_info(own) for own in arrays]
         results = [onnx.helper.make_empty_tensor_value_info(own) for own in node.output if own]
         graph = onnx.helper.make_graph([node], "constant", infos, results)
-        opsets = [onnx.helper.make_opsetid(node.domain, self._source.opset)]
+        opset = max(self._source.opset, _EVALUATED.get(node.op_type, 0))
+        opsets = [onnx.helper.make_opsetid(node.domain, opset)]
         try:
             evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets))
             found = evaluator.run(None, arrays)
