@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.infer import archive_of, distance, graph_of, node, oracle, precisions
 from wcodec import NonFiniteError
+from wcodec.infer.check import first_bad_layer
 from wcodec.infer.engine import Engine
 from wcodec.opencl.device import Device
 
@@ -52,3 +53,24 @@ def test_what_overflows_floats_too_is_named(device: Device, tmp_path) -> None:
             pytest.raises(NonFiniteError, match=r"layer 'Conv of (v2|y)' gives .* infinities"),
         ):
             engine.check(x)
+
+
+def test_concatenations_are_looked_at_when_they_are_whole(device: Device, tmp_path) -> None:
+    rng = np.random.default_rng(6)
+    weights = {name: rng.standard_normal((16, 16, 1, 1)).astype(np.float32) / 4 for name in ("a", "b")}
+    nodes = [
+        node("Conv", "x", "a", outputs=["p"]),
+        node("Conv", "x", "b", outputs=["q"]),
+        node("MaxPool", "p", outputs=["m"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("MaxPool", "q", outputs=["n"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Concat", "n", "m", outputs=["y"], axis=1),
+    ]
+    archive = archive_of(graph_of(nodes, {"x": [1, 16, 12, 12]}, weights), tmp_path)
+    x = rng.standard_normal((1, 16, 12, 12)).astype(np.float32)
+    for precision in precisions(device):
+        with Engine.open(archive, device, precision=precision) as engine:
+            plan = engine._planned((x.shape,), together=False)
+            # as if what had lain there before were no numbers
+            device.cl.enqueue_fill_buffer(plan._queue, plan._memory, np.uint8(255), 0, plan.arena.size)
+            assert first_bad_layer(plan, [x]) is None
+            assert engine.check(x) == ()

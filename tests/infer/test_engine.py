@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 
 import wcodec
-from tests.support.infer import archive_of, distance, graph_of, node, oracle, outputs_of
+from tests.support.infer import archive_of, distance, graph_of, node, oracle, outputs_of, precisions
 from wcodec import MismatchError, NonFiniteError, UsageError
 from wcodec.infer.engine import Engine, Pending
 from wcodec.infer.plan import Plan
@@ -70,7 +72,9 @@ def test_other_numbers_of_inputs_are_refused(engine: Engine, device: Device, tmp
 @pytest.mark.parametrize("shape", [(3, 8, 9), (1, 3, 9, 8), (1, 4, 8, 9), (0, 3, 8, 9), (), (1, 1, 3, 8, 9)], ids=str)
 def test_other_shapes_are_refused(engine: Engine, shape: tuple[int, ...]) -> None:
     given = "x".join(map(str, shape)) or "a scalar"
-    with pytest.raises(MismatchError, match=f"'x' is batchx3x8x9, not {given}$"):
+    hints = {(3, 8, 9): r"; the first axis is the batch's: give it as x\[None\]", (0, 3, 8, 9): "; it holds no numbers"}
+    hint = hints.get(shape, "")
+    with pytest.raises(MismatchError, match=f"'x' is batchx3x8x9, not {given}{hint}$"):
         engine(np.zeros(shape, np.float32))
 
 
@@ -317,3 +321,49 @@ def test_the_archive_may_go_once_an_engine_is_open(device: Device, tmp_path: Pat
         engine.close()
     with Engine.open(archive_of(layer(), tmp_path), device, precision="float") as engine:
         assert np.array_equal(outputs_of(engine, x)[0], wanted)
+
+
+# Several threads
+
+
+def test_threads_take_turns(engine: Engine) -> None:
+    given = [drawn(*SHAPE, seed=seed) for seed in range(8)]
+    wanted = [outputs_of(engine, x)[0] for x in given]
+
+    def work(number: int) -> bool:
+        return all(np.array_equal(result_of(engine.start(given[number])), wanted[number]) for _ in range(100))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(8)))
+
+
+# Inputs and outputs of any rank
+
+
+def test_inputs_and_outputs_may_be_one_number(device: Device, tmp_path: Path) -> None:
+    nodes = [node("ReduceMean", "x", outputs=["m"], keepdims=0), node("Mul", "m", "f")]
+    model = graph_of(nodes, {"x": SHAPE, "f": []})
+    x = drawn(*SHAPE)
+    for precision in precisions(device):
+        with Engine.open(archive_of(model, tmp_path), device, precision=precision) as engine:
+            found = engine(x, np.array(3.0))
+            assert isinstance(found, np.ndarray)
+            assert found.shape == ()
+            assert abs(found - 3 * x.mean()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        node("Transpose", "x", perm=[1, 0]),
+        node("ReduceSum", "x", "axes", keepdims=0),
+        node("ReduceMean", "x", keepdims=0),
+    ],
+    ids=["turned", "summed", "one number"],
+)
+def test_batches_are_not_joined_along_other_axes(device: Device, tmp_path: Path, last: onnx.NodeProto) -> None:
+    model = graph_of([last], {"x": [2, 7]}, {"axes": np.array([0])})
+    with Engine.open(archive_of(model, tmp_path), device) as engine:
+        outputs_of(engine, drawn(2, 7))
+        with pytest.raises(MismatchError, match="takes 2 at a time, and its outputs are not one for each of them"):
+            engine(drawn(4, 7))

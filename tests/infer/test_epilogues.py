@@ -11,7 +11,7 @@ import pytest
 from tests.support.graphs import Sketch, run_on
 from tests.support.infer import distance, precisions
 from tests.support.opencl import as_gpu
-from wcodec.infer import plan
+from wcodec.infer import choice
 from wcodec.infer.forms.launch import Precision
 from wcodec.infer.graph import Binary, Convolution, Dense, Graph, Map, MatMul, Op, Pool, Step
 from wcodec.infer.reference import Reference
@@ -91,12 +91,12 @@ def test_every_kernel_does_every_epilogue(device: Device, monkeypatch, maker: st
         number = 0
         while number < max(counts):
 
-            def pick(task: Any, forms: list[Any], *_: Any, number: int = number, counts: set[int] = counts) -> Any:
+            def pick(key: str, forms: list[Any], number: int = number, counts: set[int] = counts) -> Any:
                 counts.add(len(forms))
                 return forms[min(number, len(forms) - 1)]
 
-            monkeypatch.setattr(plan, "remembered_form", pick)
-            monkeypatch.setattr(plan, "_WORTH_TRYING", 0)
+            monkeypatch.setattr(choice, "remembered_form", pick)
+            monkeypatch.setattr(choice, "_WORTH_TRYING", 0)
             found = run_on(own, graph, precision, inputs)
             for node, array, want in zip(graph.nodes[1:], found, wanted, strict=True):
                 kinds = [step.kind for step in node.epilogue]

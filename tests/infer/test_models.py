@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,14 +18,15 @@ from PIL import Image
 import wcodec
 from tests.support.graphs import check_order
 from tests.support.infer import distance, outputs_of, precisions
-from wcodec.infer import plan
+from wcodec.infer import choice
 from wcodec.infer.engine import Engine
-from wcodec.infer.forms.launch import Precision
+from wcodec.infer.forms.launch import Form, Precision
 from wcodec.infer.graph import Graph, Stored
 from wcodec.infer.lowering.source import OnnxSource
 from wcodec.infer.lowering.walk import lower
 from wcodec.infer.reference import Reference
 from wcodec.infer.schedule import scheduled
+from wcodec.infer.weights import Resident
 from wcodec.model import Array
 from wcodec.opencl.device import Device
 from wcodec.opencl.platforms import pick_device
@@ -109,7 +111,7 @@ def by_onnx_runtime(model: Path, photo: Array) -> list[Array]:
 @pytest.fixture(autouse=True)
 def _no_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first form of every layer is taken: trying all of them takes long, and is for other tests."""
-    monkeypatch.setattr(plan, "_WORTH_TRYING", 1 << 62)
+    monkeypatch.setattr(choice, "_WORTH_TRYING", 1 << 62)
 
 
 def parts(net: str, outputs: list[Array]) -> Iterator[Array]:
@@ -139,6 +141,39 @@ def test_the_largest_net_on_one_device(device: Device, cases: Callable[[str], Ca
         pytest.skip("138 million weights go to the first device only")
     case = cases("vgg16")
     with Engine.open(case.archive, device) as engine:
+        [found] = outputs_of(engine, case.photo)
+    assert distance(found, case.wanted[0]) <= BOUNDS["storage"]
+
+
+@pytest.mark.parametrize("net", ["squeezenet", "resnet18", "yolov8n"])
+def test_nets_by_winograd(device: Device, cases: Callable[[str], Case], monkeypatch, net: str) -> None:
+    """Wherever there is such a form, as trials may find it to be fastest."""
+    taken: set[str] = set()
+
+    def pick(_: str, forms: list[Form]) -> Form:
+        form = next((form for form in forms if form.name.startswith("winograd")), forms[0])
+        taken.add(form.name.split()[0])
+        return form
+
+    monkeypatch.setattr(choice, "remembered_form", pick)
+    monkeypatch.setattr(choice, "_WORTH_TRYING", 0)
+    case = cases(net)
+    precisions: tuple[Precision, ...] = ("storage", "float")
+    for precision in precisions:
+        with Engine.open(case.archive, device, precision=precision) as engine:
+            found, memory = outputs_of(engine, case.photo), engine.memory
+        for part, wanted in zip(parts(net, found), parts(net, case.wanted), strict=True):
+            assert distance(part, wanted) <= BOUNDS[precision]
+        with wcodec.open(case.archive) as archive:
+            plain = sum(math.prod(archive.tensor(name).shape) for name in archive) * (4 if precision == "float" else 2)
+        assert memory.weights <= plain + (16 << 20)
+    assert "winograd" in taken
+
+
+@pytest.mark.parametrize("resident", ["int8", "coded"])
+def test_nets_whose_weights_stay_small(device: Device, cases: Callable[[str], Case], resident: Resident) -> None:
+    case = cases("mobilenet_v2")
+    with Engine.open(case.archive, device, resident=resident) as engine:
         [found] = outputs_of(engine, case.photo)
     assert distance(found, case.wanted[0]) <= BOUNDS["storage"]
 

@@ -48,6 +48,8 @@ CONVOLUTIONS: dict[str, tuple[Shape, Shape, dict[str, Any]]] = {
     "depthwise, odd": ((2, 21, 9, 5), (21, 1, 5, 5), {"group": 21, "strides": [2, 2], "pads": [2, 2, 2, 2]}),
     "depthwise, dilation": ((1, 16, 13, 13), (16, 1, 3, 3), {"group": 16, "dilations": [2, 2]}),
     "depthwise, doubled": ((1, 10, 8, 8), (20, 1, 3, 3), {"group": 10, "pads": [1, 1, 1, 1]}),
+    "one channel": ((2, 1, 9, 8), (1, 1, 3, 3), {"pads": [1, 1, 1, 1]}),
+    "one channel, 1x1": ((1, 1, 9, 8), (1, 1, 1, 1), {}),
     "signals": ((2, 12, 30), (20, 12, 5), {"strides": [2], "pads": [2, 2]}),
 }
 
@@ -133,6 +135,22 @@ POOLS: dict[str, tuple[str, Shape, dict[str, Any]]] = {
         "AveragePool",
         (1, 8, 7, 7),
         {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1},
+    ),
+    "max, up, padding": (
+        "MaxPool",
+        (1, 4, 11, 11),
+        {"kernel_shape": [2, 2], "strides": [3, 3], "pads": [1] * 4, "ceil_mode": 1},
+    ),
+    "max, up, uneven": (
+        "MaxPool",
+        (1, 4, 10, 11),
+        {"kernel_shape": [3, 2], "strides": [2, 3], "pads": [1, 0, 0, 1], "ceil_mode": 1},
+    ),
+    "max, up, signals": ("MaxPool", (1, 4, 11), {"kernel_shape": [2], "strides": [3], "pads": [1, 1], "ceil_mode": 1}),
+    "mean, up, padding": (
+        "AveragePool",
+        (1, 4, 11, 11),
+        {"kernel_shape": [2, 2], "strides": [3, 3], "pads": [1] * 4, "ceil_mode": 1, "count_include_pad": 1},
     ),
     "mean, up": ("AveragePool", (1, 8, 8, 8), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
     "global mean": ("GlobalAveragePool", (2, 40, 7, 5), {}),

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from tests.support.graphs import IMAGES, graphs, run_on
 from tests.support.infer import precisions
 from tests.support.opencl import as_gpu
-from wcodec.infer import plan
+from wcodec.infer import choice
 from wcodec.infer.forms.launch import Precision
 from wcodec.infer.graph import Graph
 from wcodec.infer.lowering.fuse import fused
@@ -47,5 +47,5 @@ def test_devices_compute_what_the_reference_does(device: Device, as_cpu: bool) -
                 assert abs(found - want.numpy()).max() <= BOUNDS[precision] * max(sizes), precision
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "_WORTH_TRYING", 1 << 62)
+        patch.setattr(choice, "_WORTH_TRYING", 1 << 62)
         check()

@@ -1,12 +1,13 @@
-"""What engines take of a device, of the disk and of each other, and what they do where there is not enough."""
+"""Kernels that cannot be built, and what engines keep on disk for each other."""
 
 from __future__ import annotations
 
-import gc
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,47 +16,20 @@ import numpy as np
 import pytest
 
 from tests.support.infer import archive_of, distance, graph_of, node, outputs_of
-from tests.support.opencl import as_gpu
-from wcodec import AllocationError, DeviceError, MissingDependencyError
-from wcodec.infer import plan
-from wcodec.infer.engine import RESIDENTS, Engine, Memory
+from tests.support.opencl import fresh
+from wcodec import DeviceError, MissingDependencyError
+from wcodec.infer import choice, tuning
+from wcodec.infer.engine import Engine
+from wcodec.infer.forms.launch import Target
+from wcodec.infer.forms.table import forms_of
+from wcodec.infer.graph import Convolution
+from wcodec.infer.places import Place, Task
+from wcodec.infer.precision import target_of
+from wcodec.infer.tuning import key_of_form
 from wcodec.model import Array
+from wcodec.opencl import device as opened
 from wcodec.opencl.cache import remember, remembered
 from wcodec.opencl.device import Device
-
-SHAPE = (2, 20, 12, 12)
-
-
-@pytest.fixture(scope="module")
-def model() -> bytes:
-    """Layers with weights of every kind: large ones, small ones, constants that are read as values."""
-    rng = np.random.default_rng(3)
-    weights = {
-        "a": rng.laplace(size=(40, 20, 3, 3)),
-        "b": rng.laplace(size=(40, 1, 3, 3)),
-        "bias": rng.laplace(size=40),
-        "table": rng.laplace(size=(1, 40, 12, 1)),
-        "c": rng.laplace(size=(40 * 12 * 12, 30)),
-    }
-    nodes = [
-        node("Conv", "x", "a", outputs=["p"], pads=[1, 1, 1, 1]),
-        node("Conv", "p", "b", "bias", outputs=["q"], pads=[1, 1, 1, 1], group=40),
-        node("Mul", "q", "table", outputs=["r"]),
-        node("Flatten", "r", outputs=["s"]),
-        node("MatMul", "s", "c"),
-    ]
-    scaled = {name: (0.1 * array).astype(np.float32) for name, array in weights.items()}
-    return graph_of(nodes, {"x": ["batch", *SHAPE[1:]]}, scaled)
-
-
-@pytest.fixture
-def x() -> Array:
-    return np.random.default_rng(4).standard_normal(SHAPE).astype(np.float32)
-
-
-@pytest.fixture
-def archive(model: bytes, tmp_path: Path) -> bytes:
-    return archive_of(model, tmp_path, coder="rans")
 
 
 @pytest.fixture
@@ -63,103 +37,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own, empty."""
     monkeypatch.setenv("WCODEC_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def fresh(device: Device) -> Device:
-    """The same device, which has built nothing yet."""
-    return Device(device.device)
-
-
-# Memory
-
-
-class Ledger:
-    """All memory that is asked of a device, and how much of it is still held."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._taken: list[tuple[int, Any]] = []
-        take = Device.buffer
-
-        def buffer(device: Device, size: int, what: str, *, pinned: bool = False) -> Any:
-            made = take(device, size, what, pinned=pinned)
-            self._taken.append((size, device.cl.MemoryObject.from_int_ptr(made.int_ptr, retain=True)))
-            return made
-
-        monkeypatch.setattr(Device, "buffer", buffer)
-
-    def held(self) -> int:
-        """Bytes of what somebody else has a reference to."""
-        gc.collect()
-        return sum(size for size, memory in self._taken if memory.reference_count > 1)
-
-
-@pytest.mark.parametrize("resident", RESIDENTS)
-@pytest.mark.parametrize("as_cpu", [True, False])
-def test_memory_is_what_was_allocated(device: Device, archive: bytes, x: Array, monkeypatch, resident, as_cpu) -> None:
-    own = fresh(device if as_cpu else as_gpu(device))
-    own.__dict__["is_cpu"] = as_cpu
-    ledger = Ledger(monkeypatch)
-    engine = Engine.open(archive, own, precision="float", resident=resident)
-    assert ledger.held() == engine.memory.weights + engine.memory.arena
-    one = engine.memory
-    for _ in range(3):
-        engine(x)
-    both = engine.memory
-    assert both.weights == one.weights
-    assert both.arena > one.arena
-    assert ledger.held() == both.weights + both.arena + one.arena
-    outputs_of(engine, x[:1])
-    assert engine.memory == one
-    engine.close()
-    assert engine.memory == Memory(0, 0)
-    assert ledger.held() == 0
-
-
-def test_plans_of_shapes_long_unused_are_given_up(device: Device, archive: bytes, monkeypatch) -> None:
-    ledger = Ledger(monkeypatch)
-    with Engine.open(archive, fresh(device)) as engine:
-        arenas = []
-        for count in (1, 2, 3, 4, 5, 6):
-            engine(np.zeros((count, *SHAPE[1:]), np.float32))
-            arenas.append(engine.memory.arena)
-        assert ledger.held() == engine.memory.weights + sum(arenas[2:])
-
-
-def limited(monkeypatch: pytest.MonkeyPatch, device: Device, most: int) -> None:
-    monkeypatch.setattr(device.cl.Device, "max_mem_alloc_size", property(lambda _: most))
-
-
-def test_a_device_that_is_too_small_says_what_would_fit(device: Device, archive: bytes, x: Array, monkeypatch) -> None:
-    with Engine.open(archive, device) as engine:
-        engine(x)
-        arena = engine.memory.arena
-    own = fresh(device)
-    limited(monkeypatch, own, 300_000)
-    with pytest.raises(AllocationError, match=r"[\d,]+ bytes, where <Device .*> allocates 300,000 at most"):
-        Engine.open(archive, own)
-    limited(monkeypatch, own, 64 << 20)
-    with Engine.open(archive, own) as engine:
-        limited(monkeypatch, own, arena - 1)
-        wanted = rf"the arena of intermediate values: {arena:,} bytes, where .* allocates {arena - 1:,} at most"
-        with pytest.raises(AllocationError, match=wanted):
-            engine(x)
-        # and goes on with what fits
-        assert outputs_of(engine, x[:1])[0].shape == (1, 30)
-
-
-def test_a_device_that_is_full_says_so(device: Device, archive: bytes, x: Array, monkeypatch) -> None:
-    """It may notice only when kernels start."""
-    with Engine.open(archive, device) as engine:
-        [wanted] = outputs_of(engine, x)
-
-        def full(*_: object, **__: object) -> None:
-            raise device.cl.MemoryError("clEnqueueNDRangeKernel failed: MEM_OBJECT_ALLOCATION_FAILURE")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(device.cl, "enqueue_nd_range_kernel", full)
-            with pytest.raises(AllocationError, match="running: the device has not enough memory"):
-                engine(x)
-        assert np.array_equal(outputs_of(engine, x)[0], wanted)
 
 
 # Kernels
@@ -229,9 +106,67 @@ def test_forms_and_programs_are_found_once(
     def never(*_: object) -> None:
         raise AssertionError("is remembered")
 
-    monkeypatch.setattr(plan, "fastest_form", never)
+    monkeypatch.setattr(choice, "fastest_form", never)
     run(device, archive)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_what_is_kept_is_for_the_same_device_kernels_and_layers(device: Device, monkeypatch) -> None:
+    target = target_of(device, "storage", keeps_more=True)
+    x, y = Place("x", (1, 40, 30, 30), "f16", blocks=True), Place("y", (1, 48, 30, 30), "f16", blocks=True)
+    task = Task("c", Convolution((1, 1)), (x, "w", "", ""), y)
+    forms = forms_of(task, target)
+
+    def key(task: Task = task, stored: str = "f16", target: Target = target) -> str:
+        return key_of_form(task, forms, [stored], target, device)
+
+    wide = replace(task, output=replace(y, storage="f32"))
+    found = [key(), key(stored="i8"), key(wide), key(target=replace(target, keeps_more=False))]
+    assert key(replace(task, name="d", inputs=(replace(x, memory="z"), "v", "", ""))) == found[0]
+    for name, other in (("identity", lambda _: b"another"), ("kernel_text", lambda _: "another")):
+        with monkeypatch.context() as patch:
+            patch.setattr(tuning, name, other)
+            found.append(key())
+    assert len(set(found)) == len(found)
+
+
+def test_programs_are_kept_by_device_text_and_definitions(device: Device, folder: Path, monkeypatch) -> None:
+    text = "kernel void set(global int *out) { *out = N; }"
+
+    def value(text: str = text, number: int = 1) -> int:
+        own = fresh(device)
+        kernel = own.cl.Kernel(own.program(text, (f"N={number}",), "a test"), "set")
+        status = own.status()
+        kernel.set_args(status)
+        own.cl.enqueue_nd_range_kernel(own.queue, kernel, (1,), (1,)).wait()
+        return own.read_status(status)
+
+    assert [value(), value(), value(number=2), value(text.replace("= N", "= -N"))] == [1, 1, 2, -1]
+    assert len(list((folder / "programs").iterdir())) == 3
+    monkeypatch.setattr(opened, "identity", lambda _: b"another")
+    assert value() == 1
+    assert len(list((folder / "programs").iterdir())) == 4
+
+
+def test_building_says_nothing(folder: Path, model: bytes, archive: bytes, x: Array, tmp_path: Path) -> None:
+    """Compilers count their warnings on the process's own stderr."""
+    (tmp_path / "model.wcodec").write_bytes(archive)
+    np.save(tmp_path / "x.npy", x)
+    script = """
+import sys
+import numpy as np
+from wcodec.infer.engine import Engine
+with Engine.open(sys.argv[1]) as engine:
+    engine(np.load(sys.argv[2]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "model.wcodec"), str(tmp_path / "x.npy")],
+        env=os.environ | {"WCODEC_CACHE_DIR": str(folder), "POCL_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 @pytest.mark.parametrize("damage", ["cut", "another", "a folder"])

@@ -9,8 +9,19 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.support.infer import BOUNDS, archive_of, distance, graph_of, lowered, node, oracle, outputs_of, precisions
-from wcodec.infer import chain, plan
+from tests.support.infer import (
+    BOUNDS,
+    archive_of,
+    distance,
+    every_choice,
+    graph_of,
+    lowered,
+    node,
+    oracle,
+    outputs_of,
+    precisions,
+)
+from wcodec.infer import chain, choice, plan
 from wcodec.infer.engine import Engine
 from wcodec.infer.pairs import paired
 from wcodec.infer.places import Pair
@@ -62,23 +73,8 @@ BETWEEN = {
 def test_every_form_of_a_pair(device: Device, tmp_path, monkeypatch, name: str, between: str) -> None:
     model, x = pair(name, BETWEEN[between])
     archive, [wanted] = archive_of(model, tmp_path), oracle(model, x)
-    monkeypatch.setattr(plan, "_WORTH_TRYING", 0)
     for precision in ("storage", "float"):
-        tried: set[str] = set()
-        left = True
-        while left:
-            left = False
-
-            def pick(task, forms, *_, tried=tried):
-                nonlocal left
-                if not isinstance(task.op, Pair):
-                    return forms[0]
-                form = next(form for form in forms if form.name not in tried)
-                tried.add(form.name)
-                left = len(tried) < len(forms)
-                return form
-
-            monkeypatch.setattr(plan, "remembered_form", pick)
+        for tried in every_choice(monkeypatch, "joined"):
             with Engine.open(archive, device, precision=precision) as engine:
                 [found] = outputs_of(engine, x)
             assert distance(found, wanted) <= BOUNDS[precision], (precision, tried)
@@ -92,7 +88,7 @@ def test_pairs_of_quantized_weights(device: Device, tmp_path, monkeypatch, resid
     archive = archive_of(model, tmp_path, bits=8, coder="rans")
     with Engine.open(archive, device, precision="float") as engine:
         [wanted] = outputs_of(engine, x)
-    monkeypatch.setattr(plan, "remembered_form", lambda task, forms, *_: forms[0])
+    monkeypatch.setattr(choice, "remembered_form", lambda key, forms: forms[0])
     with Engine.open(archive, device, resident=resident) as engine:
         [found] = outputs_of(engine, x)
         [task] = [task for task in engine.plan(x.shape).schedule.tasks if isinstance(task.op, Pair)]

@@ -33,7 +33,7 @@ from wcodec.infer.graph import (
     Transpose,
     Value,
 )
-from wcodec.infer.places import Place
+from wcodec.infer.places import Place, Storage
 from wcodec.infer.plan import Plan
 from wcodec.infer.precision import target_of, targets_of
 from wcodec.infer.schedule import Schedule, scheduled
@@ -223,10 +223,11 @@ _ON_ROWS: tuple[Any, ...] = (*_ANYWHERE, _dense, _dense, _softmax, _transpose)
 def run_on(device: Device, graph: Graph, precision: Precision, inputs: Sequence[Array]) -> list[Array]:
     """The outputs of a graph whose constants are all arrays."""
     queue = device.cl.CommandQueue(device.context)
-    schedule = scheduled(graph, "f32" if precision == "float" else "f16")
+    storage: Storage = "f32" if precision == "float" else "f16"
+    schedule = scheduled(graph, storage)
     targets = targets_of(schedule, target_of(device, precision, keeps_more=True), ())
     source = SimpleNamespace(numbers=lambda constant: constant)  # none are an archive's
-    weights = Weights(cast(Any, source), device, "packed")
+    weights = Weights(cast(Any, source), device, "packed", storage)
     started = Plan(device, queue, schedule, targets, weights, graph.constants).start(inputs)
     started.wait()
     return started.outputs

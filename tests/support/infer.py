@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import wcodec
+from wcodec.infer import choice
 from wcodec.infer.engine import PRECISIONS, Engine
-from wcodec.infer.forms.launch import Precision
+from wcodec.infer.forms.launch import Form, Precision
 from wcodec.infer.graph import Graph
 from wcodec.infer.lowering.source import OnnxSource
 from wcodec.infer.lowering.walk import lower
@@ -110,3 +112,27 @@ def check_alike(device: Device, model: bytes, folder: Any, *inputs: Array, bound
             for found, want in zip(outputs_of(engine, *inputs), wanted, strict=True):
                 assert found.dtype == want.dtype
                 assert distance(found, want) <= BOUNDS[precision] * bound, precision
+
+
+def every_choice(monkeypatch: pytest.MonkeyPatch, among: str = "") -> Iterator[set[str]]:
+    """Have layers take their forms in turn, until each of them was taken once; names of those that were.
+
+    Only layers count that have a form whose name begins with `among`; others take their first.
+    """
+    tried: set[str] = set()
+    left = True
+
+    def pick(_: str, forms: list[Form]) -> Form:
+        nonlocal left
+        if not any(form.name.startswith(among) for form in forms):
+            return forms[0]
+        form = next((form for form in forms if form.name not in tried), forms[0])
+        tried.add(form.name)
+        left = left or not tried.issuperset(form.name for form in forms)
+        return form
+
+    monkeypatch.setattr(choice, "_WORTH_TRYING", 0)
+    monkeypatch.setattr(choice, "remembered_form", pick)
+    while left:
+        left = False
+        yield tried

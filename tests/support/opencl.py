@@ -129,3 +129,8 @@ def parts_of(payload: bytes, lanes: int) -> dict[str, range]:
     ends = [0, 16, words - 6 * lanes, words - 4 * lanes, words, len(payload)]
     names = ("head", "model", "counts", "states", "words")
     return {name: range(*pair) for name, pair in zip(names, pairwise(ends), strict=True)}
+
+
+def fresh(device: Device) -> Device:
+    """The same device, which has built nothing yet."""
+    return Device(device.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -65,6 +65,7 @@ class Call:
 class Decoding:
     """A kernel that decodes a weight, and what must be kept for as long as it may run."""
 
+    name: ClassVar[str] = "decode"
     kernel: Any
     size: tuple[int, ...]
     group: tuple[int, ...] | None

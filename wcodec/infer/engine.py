@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from threading import RLock
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
 from wcodec.archive import Archive, opened
-from wcodec.errors import NonFiniteError, UsageError
+from wcodec.errors import AllocationError, MismatchError, NonFiniteError, UsageError
 from wcodec.formats.source import Target as Source
 from wcodec.infer.check import first_bad_layer
 from wcodec.infer.forms.launch import Precision
@@ -37,7 +38,7 @@ _PLANS = 4
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on the device: `weights` and other constants, and `arena`, which holds all other values of the last run."""
+    """Bytes on the device: `weights` and other constants, and `arena`, all other values of the shapes kept ready."""
 
     weights: int
     arena: int
@@ -62,8 +63,8 @@ class Pending:
 class Engine:
     """Call it with NumPy arrays, one for each input, and it gives NumPy arrays.
 
-    Kernels are built and weights decoded when it is opened, or when inputs of a new shape first come. Use it as a
-    context manager, or call `close`. One thread at a time may use it.
+    Weights are decoded and kernels built when it is opened, or when inputs of a new shape first come; some drivers end
+    building when a kernel first runs. Use it as a context manager, or call `close`. Threads that share it take turns.
     """
 
     def __init__(self, archive: Archive, device: Device, precision: Precision, resident: Resident) -> None:
@@ -72,17 +73,17 @@ class Engine:
             raise UsageError(f"resident {resident!r}: there are {', '.join(RESIDENTS)}")
         if precision not in PRECISIONS:
             raise UsageError(f"precision {precision!r}: there are {', '.join(PRECISIONS)}")
-        self.device, self.precision = device, precision
+        self.device, self.precision, self._resident = device, precision, resident
         self._archive, self._stack = archive, ExitStack()
         self._source = OnnxSource(archive)
         self._source.check_operators(OPERATORS)
         self._target = target_of(device, precision, keeps_more=resident == "packed")
         with translating("opening a queue"):
             self._queue = device.cl.CommandQueue(device.context)
-        self._weights: Weights | None = Weights(self._source, device, resident)
+        self._weights: Weights | None = Weights(self._source, device, resident, self._storage)
         self._plans: dict[tuple[tuple[int, ...], ...], Plan] = {}
         self._floats: set[str] = set()
-        self._last: Plan | None = None
+        self._lock = RLock()
         self.inputs = tuple(Port(name, shape) for name, shape in self._source.inputs.items())
         self.outputs: tuple[Port, ...] = tuple(Port(name, shape) for name, shape in self._source.output_shapes())
         if all(isinstance(length, int) for port in self.inputs for length in port.shape[1:]):
@@ -134,7 +135,14 @@ class Engine:
         return self._started([array.copy() if same else array for array, same in zip(arrays, shared, strict=True)])
 
     def _started(self, arrays: list[Array]) -> Pending:
-        return Pending([self.plan(*(a.shape for a in part)).start(part) for part in self._parts(arrays)])
+        with self._lock:
+            return Pending([self._begun(part) for part in self._parts(arrays)])
+
+    def _begun(self, part: list[Array]) -> Started:
+        shapes = tuple(array.shape for array in part)
+        plan = self.plan(*shapes)
+        with self._advising(shapes):
+            return plan.start(part)
 
     def check(self, *inputs: Array) -> tuple[str, ...]:
         """Run layer by layer; names of those whose results were too large, which are stored as f32 from now on.
@@ -142,18 +150,20 @@ class Engine:
         Raises `NonFiniteError` naming the first layer that gives NaN or infinities with floats too, and what `start`
         raises.
         """
-        moved: list[str] = []
         arrays = checked_inputs(self.inputs, inputs)
-        for part in self._parts(arrays):
-            shapes = tuple(array.shape for array in part)
-            while (found := first_bad_layer(self._planned(shapes, together=False), part)) is not None:
-                name, what = found
-                if name in self._floats or self.precision == "float":
-                    raise NonFiniteError(f"layer {name!r} gives {what}, though computed with floats")
-                self._floats.add(name)
-                moved.append(name)
-                self._plans.clear()
-        return tuple(moved)
+        with self._lock:
+            return tuple(name for part in self._parts(arrays) for name in self._moved(part))
+
+    def _moved(self, part: list[Array]) -> Iterator[str]:
+        """Names of layers that are moved to floats."""
+        shapes = tuple(array.shape for array in part)
+        while (found := first_bad_layer(self._planned(shapes, together=False), part)) is not None:
+            name, what = found
+            if name in self._floats or self.precision == "float":
+                raise NonFiniteError(f"layer {name!r} gives {what}, though computed with floats")
+            self._floats.add(name)
+            self._plans.clear()
+            yield name
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -162,16 +172,16 @@ class Engine:
 
     @property
     def memory(self) -> Memory:
-        """What is allocated on the device, the arena being that of the shape that ran last."""
+        """What is allocated on the device."""
         weights = self._weights.nbytes if self._weights else 0
-        return Memory(weights, self._last.arena.size if self._last else 0)
+        return Memory(weights, sum(plan.arena.size for plan in self._plans.values()))
 
     def close(self) -> None:
         """Let go of the device's memory and of the archive, if it was opened by the engine."""
-        self._plans.clear()
-        self._last = None
-        self._weights = None
-        self._stack.close()
+        with self._lock:
+            self._plans.clear()
+            self._weights = None
+            self._stack.close()
 
     def __enter__(self) -> Self:
         return self
@@ -187,9 +197,32 @@ class Engine:
         if found is None:
             while len(self._plans) >= _PLANS:
                 del self._plans[next(iter(self._plans))]
-            found = self._planned(shapes, together=self.device.is_cpu)
-        self._plans[shapes] = self._last = found
+            with self._advising(shapes):
+                found = self._fitted(shapes)
+        self._plans[shapes] = found
         return found
+
+    def _fitted(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
+        """A new plan, for which older ones are given up where memory is short."""
+        while True:
+            try:
+                return self._planned(shapes, together=self.device.is_cpu)
+            except AllocationError:
+                if not self._plans:
+                    raise
+                del self._plans[next(iter(self._plans))]
+
+    @contextmanager
+    def _advising(self, shapes: tuple[tuple[int, ...], ...]) -> Iterator[None]:
+        """An error for want of memory is told again with what takes less."""
+        smaller = ["a smaller batch"] * any(shape and shape[0] > 1 for shape in shapes)
+        smaller += [f"resident={name!r}" for name in RESIDENTS[RESIDENTS.index(self._resident) + 1 :]]
+        smaller += ["precision='storage'"] * (self.precision == "float") + ["another device"]
+        try:
+            yield
+        except AllocationError as error:
+            taken = f"weights take {self.memory.weights:,} bytes of it, intermediate values {self.memory.arena:,}"
+            raise AllocationError(f"{error}; {taken}; what may fit: {', '.join(smaller)}") from error
 
     def _planned(self, shapes: tuple[tuple[int, ...], ...], *, together: bool) -> Plan:
         """A new plan; `together` says that one kernel may compute several layers, which only CPUs gain by."""
@@ -207,11 +240,13 @@ class Engine:
 
     def _parts(self, arrays: list[Array]) -> list[list[Array]]:
         """Inputs cut into runs of the model's own batch where that is fixed."""
-        own = [port.shape[0] for port in self.inputs if port.shape]
+        own = [port.shape[0] if port.shape else "" for port in self.inputs]
         if not own or not all(isinstance(length, int) for length in own):
             return [arrays]
         counts = {len(array) // int(length) for array, length in zip(arrays, own, strict=True)}
         [count] = counts if len(counts) == 1 else [1]
+        if count > 1 and not all(port.shape and port.shape[0] in (own[0], "?") for port in self.outputs):
+            raise MismatchError(f"the model takes {own[0]} at a time, and its outputs are not one for each of them")
         return [list(part) for part in zip(*(np.split(array, max(1, count)) for array in arrays), strict=True)]
 
     @property

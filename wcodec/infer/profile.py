@@ -176,9 +176,9 @@ def _made(plan: Plan, times: Array, seconds: float) -> Profile:
 
 def _layer(plan: Plan, task: Task, form: Form, seconds: float) -> Layer:
     weights = {argument for launch in form.launches for argument in launch.arguments if isinstance(argument, Weight)}
-    coded = {weight: plan._weights.coded(weight) for weight in weights}
-    held = [each.nbytes if each else plan._weights.buffer(weight).size for weight, each in coded.items()]
-    held += [plan._weights.value(place).size for place in {*task.reads()} if plan._weights.holds(place)]
+    coded = {weight: plan.weights.coded(weight) for weight in weights}
+    held = [each.nbytes if each else plan.weights.buffer(weight).size for weight, each in coded.items()]
+    held += [plan.weights.value(place).size for place in {*task.reads()} if plan.weights.holds(place)]
     shapes = tuple(place.shape for place in task.reads())
     return Layer(task.name, _kind(task), form.name, shapes, task.output.shape, seconds, operations(task), sum(held))
 

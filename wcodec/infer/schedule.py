@@ -107,6 +107,8 @@ class _Scheduler:
         return self.constants.setdefault(place.memory, place)
 
     def _move(self, name: str, source: Place, to: Place) -> None:
+        if not source.shape:  # which is an array of one number to a kernel
+            source, to = replace(source, shape=(1,)), replace(to, shape=(1,))
         rank = len(source.shape)
         self._add_move(name, source, to, Move(tuple(range(rank)), (0,) * rank, (1,) * rank, (0,) * rank, source.shape))
 

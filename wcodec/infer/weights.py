@@ -11,7 +11,7 @@ import numpy as np
 from wcodec.archived import ArchivedTensor
 from wcodec.infer.coded import Coded
 from wcodec.infer.forms.launch import Packing, Weight
-from wcodec.infer.forms.winograd import WINOGRAD_PLACES
+from wcodec.infer.forms.winograd import transformed_bytes
 from wcodec.infer.graph import Constant, Stored
 from wcodec.infer.lowering.source import OnnxSource
 from wcodec.infer.places import BLOCK, IN_BLOCKS, Place, Storage, blocks_of
@@ -41,26 +41,35 @@ class Weights:
     kept as: "int8", symbols of up to 8 bits as bytes; "coded", payloads of `rans`, decoded anew for every run.
     """
 
-    def __init__(self, source: OnnxSource, device: Device, resident: Resident) -> None:
-        self._source, self._device, self._resident = source, device, resident
+    def __init__(self, source: OnnxSource, device: Device, resident: Resident, storage: Storage) -> None:
+        """`storage` is what large weights are stored as."""
+        self._source, self._device, self._resident, self._storage = source, device, resident, storage
         self._buffers: dict[Weight, Any] = {}
         self._kinds: dict[Weight, str] = {}
         self._coded: dict[Weight, Coded] = {}
         self._values: dict[tuple[str, bool], Any] = {}
-        self.nbytes = 0
 
-    def add(self, wanted: Iterable[Weight], constants: Mapping[str, Constant], storage: Storage) -> None:
-        """Bring constants to the device that are not there yet; tensors of the archive are decoded there.
+    @property
+    def nbytes(self) -> int:
+        """What all of them take on the device."""
+        buffers: dict[int, int] = {
+            id(buffer): buffer.size for buffer in (*self._buffers.values(), *self._values.values())
+        }
+        return sum(buffers.values()) + sum(coded.nbytes for coded in self._coded.values())
 
-        `storage` is what large weights are stored as.
+    def add(self, wanted: Iterable[Weight], constants: Mapping[str, Constant]) -> set[Weight]:
+        """Bring constants to the device, and what they are made of; those that were not there yet.
+
+        Tensors of the archive are decoded there.
         """
-        missing = [weight for weight in dict.fromkeys(wanted) if weight not in self._kinds]
+        made_of = [(weight, weight.matrix) if weight.packing == "winograd" else (weight,) for weight in wanted]
+        every = dict.fromkeys(weight for group in made_of for weight in group if weight is not None)
+        missing = [weight for weight in every if weight not in self._buffers and weight not in self._coded]
         together: dict[tuple[Packing, str, Scaling], dict[Weight, ArchivedTensor]] = {}
         for weight in missing:
-            self._kinds[weight] = self._kind(weight, constants, storage)
             tensor = self._stored(weight, constants)
             if tensor is not None:
-                kind = weight.packing, self._kinds[weight], self._scaling(weight, constants)
+                kind = weight.packing, self.kind(weight, constants), self._scaling(weight, constants)
                 together.setdefault(kind, {})[weight] = tensor
         for kind, tensors in together.items():
             self._load(*kind, tensors)
@@ -70,6 +79,13 @@ class Weights:
             elif weight not in self._buffers and weight not in self._coded:
                 array = self._packed(weight, constants)
                 self._buffers[weight] = self._uploaded(array, weight.constant or weight.packing)
+        return set(missing)
+
+    def drop(self, weights: Iterable[Weight]) -> None:
+        """Let go of constants, which no kernel needs any more."""
+        for weight in weights:
+            self._buffers.pop(weight, None)
+            self._coded.pop(weight, None)
 
     def add_value(self, place: Place, constant: Constant) -> None:
         """Bring a constant to the device that kernels read as they do values."""
@@ -83,8 +99,10 @@ class Weights:
         padded[: array.size] = array.reshape(-1)
         self._values[place.memory, place.blocks] = self._uploaded(padded, place.memory)
 
-    def kind(self, weight: Weight) -> str:
-        """What a weight is stored as: f16, f32 or i8."""
+    def kind(self, weight: Weight, constants: Mapping[str, Constant]) -> str:
+        """What a weight is stored as, or is to be: f16, f32 or i8."""
+        if weight not in self._kinds:
+            self._kinds[weight] = self._kind(weight, constants)
         return self._kinds[weight]
 
     def buffer(self, weight: Weight) -> Any:
@@ -107,16 +125,15 @@ class Weights:
             return None
         return self._source.archive.tensor(constant.tensor)
 
-    def _kind(self, weight: Weight, constants: Mapping[str, Constant], storage: Storage) -> str:
-        """What a weight is to be stored as."""
+    def _kind(self, weight: Weight, constants: Mapping[str, Constant]) -> str:
         if weight.packing not in _LAYOUTS:
             return "f32"  # vectors, and what is transformed
         tensor = self._stored(weight, constants)
         if tensor is not None and self._resident == "int8" and self._has_bytes(weight, tensor):
             return "i8"
         if math.prod(constants[weight.constant].shape) > _SMALL:
-            return storage
-        return "f32" if tensor is None or isinstance(tensor.recipe.quantizer, Keep) else storage
+            return self._storage
+        return "f32" if tensor is None or isinstance(tensor.recipe.quantizer, Keep) else self._storage
 
     def _has_bytes(self, weight: Weight, tensor: ArchivedTensor) -> bool:
         quantizer = tensor.recipe.quantizer
@@ -125,7 +142,7 @@ class Weights:
 
     def _scaling(self, weight: Weight, constants: Mapping[str, Constant]) -> Scaling:
         """What of a weight's scales is in its numbers."""
-        tensor, kind = self._stored(weight, constants), self._kinds.get(weight)
+        tensor, kind = self._stored(weight, constants), self.kind(weight, constants)
         if kind == "i8":
             return "none"
         exact = tensor is not None and kind == "f16" and _is_by_channel(weight, tensor)
@@ -149,21 +166,17 @@ class Weights:
                 coded = Coded.of(tensor, self._device, dtype, layout, scaling)
                 if coded is not None:
                     self._coded[weight] = coded
-                    self.nbytes += coded.nbytes
                     del plain[weight]
         wanted = list({tensor.name: tensor for tensor in plain.values()}.values())
         # bytes are made of halves, of one tensor at a time
         groups = [[tensor] for tensor in wanted] if kind == "i8" else [wanted] * bool(wanted)
-        buffers: dict[str, Any] = {}
         for group in groups:
             loaded = load_onto(self._device, dtype, layout, archive, group, None, None, scaling=scaling)
             if kind == "i8":
-                buffers[group[0].name] = self._narrowed(loaded[group[0].name])
-                continue
-            self.nbytes += sum({id(tensor.buffer): tensor.nbytes for tensor in loaded.values()}.values())
-            buffers.update({name: tensor.buffer for name, tensor in loaded.items()})
-        for weight, tensor in plain.items():
-            self._buffers[weight] = buffers[tensor.name]
+                buffers = {name: self._narrowed(tensor) for name, tensor in loaded.items()}
+            else:
+                buffers = {name: tensor.buffer for name, tensor in loaded.items()}
+            self._buffers.update((weight, buffers[t.name]) for weight, t in plain.items() if t.name in buffers)
 
     def _narrowed(self, tensor: DeviceTensor) -> Any:
         """A buffer of the bytes that a tensor's halves hold."""
@@ -173,7 +186,6 @@ class Weights:
         with translating(f"narrowing {tensor.name!r}"):
             kernel.set_args(tensor.buffer, buffer)
             self._device.cl.enqueue_nd_range_kernel(self._device.queue, kernel, (count // BLOCK,), None).wait()
-        self.nbytes += count
         return buffer
 
     def _transformed(self, weight: Weight, constants: Mapping[str, Constant]) -> Any:
@@ -181,16 +193,15 @@ class Weights:
         matrix = weight.matrix
         assert matrix is not None
         outputs, channels = constants[weight.constant].shape[:2]
-        size = 4 * WINOGRAD_PLACES * blocks_of(outputs) * BLOCK * channels
+        size = transformed_bytes((outputs, channels))
         buffer = self._device.buffer(size, f"constant {weight.constant!r}, transformed")
-        defines = ("TILES=8", "AT_ONCE=2", *("W_WIDE",) * (self.kind(matrix) == "f32"))
+        defines = ("TILES=8", "AT_ONCE=2", *("W_WIDE",) * (self.kind(matrix, constants) == "f32"))
         kernel = self._device.kernel("transform_weights", ("infer.cl", "winograd.cl"), defines)
         with translating(f"transforming {weight.constant!r}"):
             kernel.set_args(self._buffers[matrix], buffer, np.int32(channels))
             self._device.cl.enqueue_nd_range_kernel(
                 self._device.queue, kernel, (channels, blocks_of(outputs)), (1, 1)
             ).wait()
-        self.nbytes += size
         return buffer
 
     def _packed(self, weight: Weight, constants: Mapping[str, Constant]) -> Array:
@@ -199,7 +210,11 @@ class Weights:
             array, packing = self._source.numbers(constants[weight.constant]), weight.packing
             if weight.length:
                 array, packing = _by_outputs(array, weight.length), "rows"
-            return _LAYOUTS[packing].pack(array).astype(np.float32 if self._kinds[weight] == "f32" else np.float16)
+            return (
+                _LAYOUTS[packing]
+                .pack(array)
+                .astype(np.float32 if self.kind(weight, constants) == "f32" else np.float16)
+            )
         filled = np.full(blocks_of(weight.length) * BLOCK, weight.packing == "scale", np.float32)
         if weight.constant:
             filled[: weight.length] = self._source.numbers(constants[weight.constant]).reshape(-1)
@@ -213,7 +228,6 @@ class Weights:
         buffer = self._device.buffer(array.nbytes, f"constant {name!r}")
         with translating(f"uploading {name!r}"):
             self._device.cl.enqueue_copy(self._device.transfers, buffer, np.ascontiguousarray(array))
-        self.nbytes += array.nbytes
         return buffer
 
 

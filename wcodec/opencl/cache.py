@@ -40,7 +40,7 @@ def _write_atomically(path: Path, content: bytes) -> None:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
         Path(unfinished).replace(path)
-    except OSError:
+    except BaseException:
         Path(unfinished).unlink(missing_ok=True)
         raise
 

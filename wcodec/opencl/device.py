@@ -144,7 +144,8 @@ class Device:
             if binary is not None:
                 with suppress(self.cl.Error):
                     return self.cl.Program(self.context, [self.device], [binary]).build(cache_dir=False)
-            program = self.cl.Program(self.context, text).build(options, cache_dir=False)
+            # PoCL counts warnings on the process's stderr
+            program = self.cl.Program(self.context, text).build([*options, "-w"], cache_dir=False)
         remember("programs", key, program.get_info(self.cl.program_info.BINARIES)[0])
         return program
 

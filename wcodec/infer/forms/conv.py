@@ -5,23 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from wcodec.infer.forms.cuts import (
+    CACHED,
+    depthwise_columns,
+    geometry_defines,
+    is_alone,
+    share_of,
+    sides_of,
+    strips_of,
+    tile_size,
+)
 from wcodec.infer.forms.launch import Form, Launch, Local, Target, epilogue_arguments, ints, layer_arguments
 from wcodec.infer.forms.tiled import tiled_depthwise, tiled_forms
 from wcodec.infer.forms.winograd import winograd_forms
 from wcodec.infer.graph import Convolution
 from wcodec.infer.places import BLOCK, Task, blocks_of
-
-_STRIPS = ((14, 1), (13, 1), (12, 1), (10, 1), (8, 2), (7, 2), (4, 4), (2, 6), (1, 8))
-"""Places of the result by blocks of channels whose sums fill the registers of a CPU with 32 vectors of 16."""
-
-_NARROW_STRIPS = ((6, 1), (5, 1), (4, 1), (2, 2), (1, 4))
-"""The same, of a CPU whose vectors are half as wide."""
-
-_TILE = 384 << 10
-"""Bytes of a tile up to which it stays in a core's cache beside weights."""
-
-LEAST_SHARE = 8
-"""Work-items for each core, so that all are busy until the end."""
 
 
 def conv_forms(task: Task, target: Target) -> list[Form]:
@@ -29,14 +27,14 @@ def conv_forms(task: Task, target: Target) -> list[Form]:
     op = task.op
     assert isinstance(op, Convolution)
     channels, outputs = task.x.shape[1], task.output.shape[1]
-    if not op.transposed and op.groups == channels == outputs:
+    if not op.transposed and 1 < op.groups == channels == outputs:
         if not target.is_cpu:
-            return [tiled_depthwise(task, op, geometry_defines(op))]
+            return [tiled_depthwise(task, op)]
         return [_depthwise(task, op, target, rows) for rows in (1, 2, 4) if rows <= task.output.shape[2]]
     whole = op.groups == 1 or (channels // op.groups % BLOCK == 0 and outputs // op.groups % BLOCK == 0)
     if not op.transposed and whole:
         if not target.is_cpu and task.x.blocks:
-            tiled = [*tiled_forms(task, op, target, geometry_defines(op))]
+            tiled = [*tiled_forms(task, op, target)]
             if tiled:
                 return tiled
         direct = [*_direct_forms(task, op, target)]
@@ -45,54 +43,20 @@ def conv_forms(task: Task, target: Target) -> list[Form]:
     return [_any(task, op)]
 
 
-def geometry_defines(op: Convolution) -> tuple[str, ...]:
-    """A kernel's sides, strides and dilations as definitions."""
-    return (
-        *(f"KERNEL_{axis}={n}" for axis, n in zip("HW", op.kernel, strict=True)),
-        *(f"STRIDE_{axis}={n}" for axis, n in zip("HW", op.strides, strict=True)),
-        *(f"DILATION_{axis}={n}" for axis, n in zip("HW", op.dilations, strict=True)),
-    )
-
-
 def _direct_forms(task: Task, op: Convolution, target: Target) -> Iterator[Form]:
-    height, width, out_height, out_width = *task.x.shape[2:], *task.output.shape[2:]
-    alone = (op.kernel, op.strides, op.pads) == ((1, 1), (1, 1), (0, 0, 0, 0))
-    if alone:
-        # neighbouring places need nothing of each other: an image is one long row
-        height, width, out_height, out_width = 1, height * width, 1, height * width
+    height, width, out_height, out_width = sides_of(task, op)
     best = strips_of(out_width, blocks_of(task.output.shape[1] // op.groups), target)
     for columns, at_once in best[:2]:
         sizes = height, width, out_height, out_width
-        if alone and width % columns == 0:
+        if is_alone(op) and width % columns == 0:
             # many short rows, of which a work-item may have several, and weights stay in its cache
             sizes = width // columns, columns, width // columns, columns
         for rows in (1, 2, 4):
             if rows > 1 and (sizes[2] < 2 * rows or (columns, at_once) != best[0]):
                 break
             numbers = blocks_of(task.x.shape[1] // op.groups) * BLOCK * math.prod(tile_size(op, rows, columns))
-            if numbers * target.real_bytes <= min(target.local, _TILE):
+            if numbers * target.real_bytes <= min(target.local, CACHED):
                 yield _direct(task, op, target, sizes, (rows, columns, at_once), numbers)
-
-
-def strips_of(width: int, blocks: int, target: Target) -> list[tuple[int, int]]:
-    """Places by blocks of channels to keep in registers, that first which wastes least of a row and of the blocks."""
-    strips = _STRIPS if target.vector >= BLOCK else _NARROW_STRIPS
-
-    def cost(strip: tuple[int, int]) -> float:
-        columns, at_once = strip
-        waste = (-(-width // columns) * columns / width) * (-(-blocks // at_once) * at_once / blocks)
-        return waste / min(1.0, 0.7 + 0.025 * columns * at_once)
-
-    return sorted(strips, key=cost)
-
-
-def tile_size(op: Convolution, rows: int, columns: int) -> tuple[int, int]:
-    """Places of the input, down and across, that so many of the result need."""
-    down, across = (
-        (places - 1) * stride + (kernel - 1) * dilation + 1
-        for places, stride, kernel, dilation in zip((rows, columns), op.strides, op.kernel, op.dilations, strict=True)
-    )
-    return down, across
 
 
 def _direct(
@@ -107,9 +71,7 @@ def _direct(
     n, channels, outputs = *task.x.shape[:2], task.output.shape[1]
     group_blocks = blocks_of(outputs // op.groups)
     places = -(-out_height // rows) * -(-out_width // columns)
-    wanted = -(-LEAST_SHARE * target.units // (places * n * op.groups))
-    shares = max(1, min(wanted, group_blocks // at_once))
-    share = -(-group_blocks // shares // at_once) * at_once
+    share = share_of(group_blocks, at_once, places * n * op.groups, target)
     top, left, _, _ = op.pads
     blocks = (blocks_of(channels), group_blocks, blocks_of(outputs))
     tile_h, _ = tile_size(op, rows, columns)
@@ -131,7 +93,7 @@ def _direct(
 def _depthwise(task: Task, op: Convolution, target: Target, rows: int) -> Form:
     n, channels, height, width = task.x.shape
     out_height, out_width = task.output.shape[2:]
-    columns = next(size for size in (7, 8, 4, 2, 1) if size <= out_width)
+    columns = depthwise_columns(out_width)
     strips = -(-out_width // columns)
     tile_h, tile_w = tile_size(op, rows, strips * columns)
     blocks = blocks_of(channels)

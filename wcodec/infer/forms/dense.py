@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from wcodec.errors import UnsupportedError
+from wcodec.infer.forms.elements import broadcast_strides
 from wcodec.infer.forms.launch import Form, Launch, Local, Target, epilogue_arguments, ints, layer_arguments
 from wcodec.infer.forms.tiled import tiled_dense
 from wcodec.infer.graph import Dense, MatMul
@@ -72,7 +73,5 @@ def matmul_forms(task: Task, target: Target) -> list[Form]:
 
 def _strides(place: Place, leading: tuple[int, ...]) -> list[int]:
     """How far apart matrices are along the leading axes of the result; 0 where one serves all."""
-    own = (1,) * (len(leading) - len(place.shape) + 2) + place.shape[:-2]
     size = math.prod(place.shape[-2:])
-    strides = [size * math.prod(own[axis + 1 :]) for axis in range(len(own))]
-    return [0 if length == 1 else stride for length, stride in zip(own, strides, strict=True)]
+    return [size * stride for stride in broadcast_strides(place.shape[:-2], leading)]

@@ -72,7 +72,7 @@ def _broadcast(task: Task, first: Place, second: Place, kind: int) -> Form:
     shape = task.output.shape
     if len(shape) > _AXES:
         raise UnsupportedError(f"node {task.name!r}: broadcasts along more than {_AXES} axes")
-    spread = [_strides(place.shape, shape) for place in (first, second)]
+    spread = [broadcast_strides(place.shape, shape) for place in (first, second)]
     fields: list[int] = [len(shape)]
     for numbers in (shape, *spread):
         fields += [*numbers, *[0] * (_AXES - len(shape))]
@@ -88,7 +88,8 @@ def _broadcast(task: Task, first: Place, second: Place, kind: int) -> Form:
     return Form("broadcast", (launch,))
 
 
-def _strides(shape: tuple[int, ...], result: tuple[int, ...]) -> list[int]:
+def broadcast_strides(shape: tuple[int, ...], result: tuple[int, ...]) -> list[int]:
+    """How far apart numbers are along the axes of a result that their shape is broadcast to; 0 where one serves all."""
     own = (1,) * (len(result) - len(shape)) + shape
     strides = [math.prod(own[axis + 1 :]) for axis in range(len(own))]
     return [0 if length == 1 else stride for length, stride in zip(own, strides, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from wcodec.infer.forms.conv import LEAST_SHARE, geometry_defines, strips_of, tile_size
+from wcodec.infer.forms.cuts import LEAST_SHARE, depthwise_columns, geometry_defines, strips_of, tile_size
 from wcodec.infer.forms.launch import (
     Form,
     Launch,
@@ -45,7 +45,7 @@ def _form(task: Task, pair: Pair, target: Target, columns: int, at_once: int, sh
     n, channels, height, width = task.x.shape
     mid, out = pair.between.shape, task.output.shape
     blocks = blocks_of(mid[1])
-    next_columns = next(size for size in (7, 8, 4, 2, 1) if size <= out[3])
+    next_columns = depthwise_columns(out[3])
     tile_h, tile_w = tile_size(first, 1, -(-mid[3] // columns) * columns)
     _, reach = tile_size(second, 1, -(-out[3] // next_columns) * next_columns)
     ring_w = max(second.pads[1] + mid[3], reach)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from wcodec.infer.forms.cuts import geometry_defines, sides_of, tile_size
 from wcodec.infer.forms.launch import Form, Launch, Local, Target, epilogue_arguments, ints, layer_arguments
 from wcodec.infer.graph import Convolution, Dense
 from wcodec.infer.places import BLOCK, Task, blocks_of
@@ -13,21 +14,14 @@ _GROUP = 64
 """Work-items that share a tile, and places of the result that they compute."""
 
 
-def tiled_forms(task: Task, op: Convolution, target: Target, geometry: tuple[str, ...]) -> Iterator[Form]:
-    """Convolutions whose groups fill blocks of channels, from images in blocks; `geometry` are the kernel's sides."""
-    n, channels, height, width = task.x.shape
-    outputs, out_height, out_width = task.output.shape[1:]
+def tiled_forms(task: Task, op: Convolution, target: Target) -> Iterator[Form]:
+    """Convolutions whose groups fill blocks of channels, from images in blocks."""
+    n, channels = task.x.shape[:2]
+    outputs = task.output.shape[1]
     group_blocks = blocks_of(outputs // op.groups)
-    if (op.kernel, op.strides, op.pads) == ((1, 1), (1, 1), (0, 0, 0, 0)):
-        height, width, out_height, out_width = 1, height * width, 1, height * width
+    height, width, out_height, out_width = sides_of(task, op)
     rows = 1 if out_height == 1 else 4 if out_width > 8 else 8
-    sides = [
-        (places - 1) * stride + (kernel - 1) * dilation + 1
-        for places, stride, kernel, dilation in zip(
-            (rows, _GROUP // rows), op.strides, op.kernel, op.dilations, strict=True
-        )
-    ]
-    tile = math.prod(sides) * BLOCK
+    tile = math.prod(tile_size(op, rows, _GROUP // rows)) * BLOCK
     if (tile + _GROUP * BLOCK) * target.real_bytes > target.local:
         return
     sizes = (height, width, out_height, out_width, channels // op.groups, blocks_of(channels))
@@ -38,7 +32,7 @@ def tiled_forms(task: Task, op: Convolution, target: Target, geometry: tuple[str
             continue
         launch = Launch(
             *("conv_tiled.cl", "conv_tiled"),
-            (*geometry, f"ROWS={rows}", f"COLUMNS={_GROUP // rows}", f"AT_ONCE={at_once}"),
+            (*geometry_defines(op), f"ROWS={rows}", f"COLUMNS={_GROUP // rows}", f"AT_ONCE={at_once}"),
             (
                 *(task.x, *layer_arguments(task, outputs, "rows"), task.output, shape),
                 *(*epilogue_arguments(task, outputs), Local(tile), Local(_GROUP * BLOCK)),
@@ -49,13 +43,13 @@ def tiled_forms(task: Task, op: Convolution, target: Target, geometry: tuple[str
         yield Form(f"tiled {rows}x{_GROUP // rows}x{BLOCK * at_once}", (launch,))
 
 
-def tiled_depthwise(task: Task, op: Convolution, geometry: tuple[str, ...]) -> Form:
+def tiled_depthwise(task: Task, op: Convolution) -> Form:
     """One place of 16 channels a work-item."""
     n, channels, height, width = task.x.shape
     out_height, out_width = task.output.shape[2:]
     shape = ints(height, width, out_height, out_width, blocks_of(channels), *op.pads[:2])
     launch = Launch(
-        *("depthwise_tiled.cl", "depthwise_tiled", geometry),
+        *("depthwise_tiled.cl", "depthwise_tiled", geometry_defines(op)),
         (
             *(task.x, *layer_arguments(task, channels, "rows"), task.output, shape),
             *epilogue_arguments(task, channels),

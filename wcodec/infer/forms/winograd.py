@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from wcodec.infer.forms.cuts import CACHED, share_of
 from wcodec.infer.forms.launch import Form, Launch, Local, Target, Weight, epilogue_arguments, ints, layer_arguments
 from wcodec.infer.graph import Convolution
 from wcodec.infer.places import BLOCK, Place, Task, blocks_of
@@ -17,16 +18,20 @@ WINOGRAD_PLACES = 36
 _TILES = ((8, 2), (7, 2), (4, 4))
 """Tiles by blocks of output channels whose sums fill the registers of a CPU with 32 vectors of 16."""
 
-_TILE = 384 << 10
-"""Bytes of transformed tiles up to which they stay in a core's cache beside weights."""
-
 _LEAST_CHANNELS = 32
 """Channels of input and output below which transforming tiles takes longer than it saves."""
 
-_LEAST_SHARE = 8
-
 _KEPT = 1 << 20
 """Numbers of transformed weights up to which they are kept: of small layers, transforming them takes a good part."""
+
+
+def transformed_bytes(shape: tuple[int, ...]) -> int:
+    """What the transformed weight of a convolution of this shape, (outputs, channels, 3, 3), takes."""
+    return 4 * _numbers(*shape[:2])
+
+
+def _numbers(outputs: int, channels: int) -> int:
+    return WINOGRAD_PLACES * blocks_of(outputs) * BLOCK * channels
 
 
 def winograd_forms(task: Task, op: Convolution, target: Target) -> Iterator[Form]:
@@ -40,7 +45,7 @@ def winograd_forms(task: Task, op: Convolution, target: Target) -> Iterator[Form
     across = -(-out_width // 4)
     tiles = across * -(-out_height // 4)
     blocks, in_blocks = blocks_of(outputs), blocks_of(channels)
-    numbers = blocks * WINOGRAD_PLACES * channels * BLOCK
+    numbers = _numbers(outputs, channels)
     matrix, scale, bias = layer_arguments(task, outputs, "rows")
     assert isinstance(matrix, Weight)
     kept = Weight(matrix.constant, "winograd", matrix=matrix) if target.keeps_more and numbers <= _KEPT else None
@@ -50,14 +55,13 @@ def winograd_forms(task: Task, op: Convolution, target: Target) -> Iterator[Form
     for together, at_once in _TILES:
         tile = WINOGRAD_PLACES * in_blocks * BLOCK * together
         products = WINOGRAD_PLACES * BLOCK * together * at_once
-        if 4 * tile > _TILE or 4 * (tile + products + 4 * BLOCK) > target.local or together > tiles:
+        if 4 * tile > CACHED or 4 * (tile + products + 4 * BLOCK) > target.local or together > tiles:
             continue
         if together == 4 and found:
             break
         found = True
         strips = -(-tiles // together)
-        shares = max(1, min(-(-_LEAST_SHARE * target.units // (strips * n)), blocks // at_once))
-        share = -(-blocks // shares // at_once) * at_once
+        share = share_of(blocks, at_once, strips * n, target)
         top, left, _, _ = op.pads
         sizes = (height, width, out_height, out_width, channels, in_blocks, blocks, top, left, across, tiles, share)
         defines = (f"TILES={together}", f"AT_ONCE={at_once}")

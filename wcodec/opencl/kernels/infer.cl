@@ -99,7 +99,7 @@ typedef half Y;
 #define STORE16_Y(v, p) HALF_STORE16(v, p)
 #endif
 
-// Steps by the numbers that wcodec/infer/forms/epilogue.py gives their kinds.
+// Steps by the numbers that wcodec/infer/forms/launch.py gives their kinds.
 // What is most common comes first, and needs no step: a pair of bounds, the operand added where `adds`, other bounds.
 #define STEPS 4
 typedef struct {

@@ -16,11 +16,10 @@ typedef struct {
     float value;
 } Map;
 
-// What lies beyond the ends of an axis.
+// What lies beyond the ends of an axis, where it is not the reflection.
 #define NOTHING 0
 #define CONSTANT 1
 #define EDGE 2
-#define REFLECTION 3
 
 // How far from the source's beginning a place along one of its axes is.
 inline long apart(const Map *map, int axis, long place) {
