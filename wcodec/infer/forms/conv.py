@@ -37,16 +37,18 @@ def conv_forms(task: Task, target: Target) -> list[Form]:
             tiled = [*tiled_forms(task, op, target)]
             if tiled:
                 return tiled
-        direct = [*_direct_forms(task, op, target)]
+        winograd = [*winograd_forms(task, op, target)] if task.x.blocks else []
+        # which is mostly faster: building a second way to compute directly would take longer than it saves
+        direct = [*_direct_forms(task, op, target, most=1 if winograd else 2)]
         if direct:
-            return [*direct, *(winograd_forms(task, op, target) if task.x.blocks else ())]
+            return [*direct, *winograd]
     return [_any(task, op)]
 
 
-def _direct_forms(task: Task, op: Convolution, target: Target) -> Iterator[Form]:
+def _direct_forms(task: Task, op: Convolution, target: Target, *, most: int) -> Iterator[Form]:
     height, width, out_height, out_width = sides_of(task, op)
     best = strips_of(out_width, blocks_of(task.output.shape[1] // op.groups), target)
-    for columns, at_once in best[:2]:
+    for columns, at_once in best[:most]:
         sizes = height, width, out_height, out_width
         if is_alone(op) and width % columns == 0:
             # many short rows, of which a work-item may have several, and weights stay in its cache
