@@ -111,7 +111,8 @@ kernel void conv_depthwise(global const X *restrict x, global const W *restrict 
 #pragma unroll
                 for (int p = 0; p < NEXT_COLUMNS; p++)
                     sums[p] = 0;
-#pragma unroll
+                // unrolled, it would run no faster, and take compilers twice as long
+#pragma unroll 1
                 for (int ky = 0; ky < NEXT_H; ky++) {
                     local const Real *from = in + (rows[ky] + ox * NEXT_STRIDE_W) * 16;
                     // each number is loaded once, and goes to all sums that it is part of
