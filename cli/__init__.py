@@ -13,7 +13,10 @@ import click
 
 from wcodec.errors import WcodecError
 
-_COMMANDS = ("bench", "completion", "decode", "demo", "devices", "diff", "encode", "info", "run", "transcode", "verify")
+_COMMANDS = (
+    *("bench", "completion", "decode", "demo", "devices", "diff", "encode", "eval", "info", "run", "transcode"),
+    "verify",
+)
 
 
 class _Commands(click.Group):

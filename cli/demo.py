@@ -91,7 +91,7 @@ def _compare(module: Any, photos: list[Path]) -> None:
     found = fidelity(before, after)
     click.echo(
         f"outputs on {found.inputs} photos: KL divergence {found.kl:.4f} nats, logits at {found.snr_db:.1f} dB, "
-        f"the same first class on {round(found.top1 * found.inputs)} of them\n\n"
+        f"the same first class on {round((found.top1 or 0) * found.inputs)} of them\n\n"
         f"what the models see in {printable(photos[0].name)}:"
     )
     rankings = [best_classes(probabilities(logits)[0], labels, _TOP) for logits in (before, after)]

@@ -10,6 +10,7 @@ import numpy as np
 
 from wcodec.cli.output import print_table, printable, shape_text
 from wcodec.errors import MismatchError
+from wcodec.evaluate import is_classifier, log_probabilities
 from wcodec.infer.detect import Detection, label_of
 from wcodec.model import Array
 
@@ -82,10 +83,8 @@ def class_scores(outputs: Sequence[Array], labels: Labels) -> Array | None:
 
     Axes of length 1 may follow where there are labels. `MismatchError` for other labels than classes.
     """
-    shape = outputs[0].shape if len(outputs) == 1 else ()
-    if len(shape) < 2 or shape[1] < 2 or any(extent != 1 for extent in shape[2:]):
-        return None
-    if len(shape) > 2 and labels is None:
+    shape = outputs[0].shape
+    if not is_classifier(outputs) or (len(shape) > 2 and labels is None):
         return None
     check_labels(labels, shape[1])
     return outputs[0].reshape(shape[:2])
@@ -100,11 +99,7 @@ def check_labels(labels: Labels, classes: int) -> None:
 
 def probabilities(scores: Array) -> Array:
     """Softmax along the classes, unless the scores (n, classes) are probabilities already; f64."""
-    scores = np.asarray(scores, np.float64)
-    if (scores >= 0).all() and (np.abs(scores.sum(axis=1) - 1) <= 1e-3).all():
-        return scores
-    odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+    return np.asarray(np.exp(log_probabilities(scores)))
 
 
 def best_classes(odds: Array, labels: Labels, top: int) -> list[Class]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
@@ -98,16 +98,17 @@ def shape_text(shape: Sequence[int]) -> str:
 
 
 @contextmanager
-def progress_bar(verb: str) -> Iterator[ProgressCallback | None]:
+def progress_bar(verb: str, *, counts_bytes: bool = True) -> Iterator[ProgressCallback | None]:
     """A bar on stderr for whatever takes longer than a second; None where stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
+    whole = Column(no_wrap=True)
     bar = Bar(
         TextColumn(verb),
         BarColumn(bar_width=20),
-        DownloadColumn(table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        DownloadColumn(table_column=whole) if counts_bytes else MofNCompleteColumn(table_column=whole),
+        TimeRemainingColumn(table_column=whole),
         TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
         console=Console(stderr=True),
         transient=True,
