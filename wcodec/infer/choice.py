@@ -57,7 +57,7 @@ def with_room(tasks: Sequence[Task], targets: Sequence[Target], constants: Mappi
     for task, target in zip(tasks, targets, strict=True):
         forms = [form for part in _parts(task) for form in forms_of(part, target)]
         kept = {weight for form in forms for weight in weights_of(form) if weight.packing == "winograd"}
-        size = sum(transformed_bytes(constants[weight.constant].shape) for weight in kept)
+        size = sum(transformed_bytes(weight, constants[weight.constant].shape) for weight in kept)
         fits = size <= left
         left -= size * fits
         allowed.append(target if fits else replace(target, keeps_more=False))

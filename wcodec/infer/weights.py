@@ -193,9 +193,14 @@ class Weights:
         matrix = weight.matrix
         assert matrix is not None
         outputs, channels = constants[weight.constant].shape[:2]
-        size = transformed_bytes((outputs, channels))
+        size = transformed_bytes(weight, (outputs, channels))
         buffer = self._device.buffer(size, f"constant {weight.constant!r}, transformed")
-        defines = ("TILES=8", "AT_ONCE=2", *("W_WIDE",) * (self.kind(matrix, constants) == "f32"))
+        defines = (
+            f"OUT={weight.length}",
+            "TILES=8",
+            "AT_ONCE=2",
+            *("W_WIDE",) * (self.kind(matrix, constants) == "f32"),
+        )
         kernel = self._device.kernel("transform_weights", ("infer.cl", "winograd.cl"), defines)
         with translating(f"transforming {weight.constant!r}"):
             kernel.set_args(self._buffers[matrix], buffer, np.int32(channels))

@@ -20,9 +20,9 @@ class Weight:
     """A constant as kernels want it.
 
     rows, swapped: packed in blocks of 16 of its first, or its second axis, as the precision stores numbers. winograd:
-    `matrix`, whose packing is rows, as kernels/winograd.cl transforms it. scale, bias, slopes: `length` numbers, f32,
-    filled up to whole blocks; where the constant is "", ones or zeros. A scale takes in what the layer's own weight,
-    `matrix`, is short of.
+    `matrix`, whose packing is rows, as kernels/winograd.cl transforms it for results of `length` places a side. scale,
+    bias, slopes: `length` numbers, f32, filled up to whole blocks; where the constant is "", ones or zeros. A scale
+    takes in what the layer's own weight, `matrix`, is short of.
     """
 
     constant: str
