@@ -14,7 +14,7 @@ import numpy as np
 from click.core import ParameterSource
 
 import wcodec
-from wcodec.cli.options import archive_source, json_option
+from wcodec.cli.options import archive_source, device_option, json_option, precision_option
 from wcodec.cli.output import counted, human_bytes, print_json, print_table, printable, shape_text
 from wcodec.cli.preprocessing import Extent
 from wcodec.errors import MissingDependencyError, UnsupportedError, UsageError
@@ -46,17 +46,11 @@ class _Decoding:
 @click.command(short_help="measure decoding, or with --infer the model's layers")
 @click.argument("source", metavar="SRC", type=click.Path())
 @click.option("--infer", is_flag=True, help="Run the model on random numbers, and show what each layer takes.")
-@click.option("--device", default="opencl", show_default=True, help="Where to decode to, or to run, such as opencl:1.")
+@device_option
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=9, show_default=True, help="Runs of which the median is."
 )
-@click.option(
-    "--precision",
-    type=click.Choice(("storage", "half", "float")),
-    default="storage",
-    show_default=True,
-    help="Half in memory and float in arithmetic, half in both, or float in both.",
-)
+@precision_option
 @click.option("--batch", type=click.IntRange(min=1), help="Inputs at once. [default: 1, or the model's own]")
 @click.option("--size", type=Extent(), metavar="HxW", help="Height and width of images, where the model takes any.")
 @click.option("--top", type=click.IntRange(min=1), help="Show so many of the slowest layers. [default: all, in order]")

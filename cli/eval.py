@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import wcodec
-from wcodec.cli.options import archive_source, json_option
+from wcodec.cli.options import archive_source, device_option, json_option
 from wcodec.cli.output import print_json, print_table, printable, progress_bar
 from wcodec.cli.preprocessing import preprocessing_from, preprocessing_options, read_labels, take_given
 from wcodec.errors import UsageError
@@ -54,7 +54,7 @@ class _Report:
     show_default=True,
     help="What runs both models.",
 )
-@click.option("--device", default="opencl", show_default=True, help="The device of --runtime opencl.")
+@device_option
 @click.option("--layers", is_flag=True, help="Tell of each layer too, by torch.")
 @preprocessing_options
 @json_option

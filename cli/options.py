@@ -26,6 +26,17 @@ level_option = click.option(
     "--level", type=click.IntRange(1, 22), help="Zstandard's level, with --coder zstd or floats. [default: 3]"
 )
 
+device_option = click.option(
+    "--device", default="opencl", show_default=True, help="The OpenCL device to run on, such as opencl:1."
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(("storage", "half", "float")),
+    default="storage",
+    show_default=True,
+    help="Half in memory and float in arithmetic, half in both, or float in both.",
+)
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", re.IGNORECASE)
 

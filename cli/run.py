@@ -31,7 +31,7 @@ from wcodec.cli.findings import (
     print_report,
     probabilities,
 )
-from wcodec.cli.options import archive_source, json_option
+from wcodec.cli.options import archive_source, device_option, json_option, precision_option
 from wcodec.cli.output import print_error, print_json, printable
 from wcodec.cli.preprocessing import preprocessing_from, preprocessing_options, read_labels, take_given
 from wcodec.errors import (
@@ -97,14 +97,8 @@ class _Task:
 @click.command(short_help="run a model on pictures or arrays")
 @click.argument("source", metavar="SRC", type=click.Path())
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
-@click.option("--device", default="opencl", show_default=True, help="Where to run, such as opencl:1.")
-@click.option(
-    "--precision",
-    type=click.Choice(("storage", "half", "float")),
-    default="storage",
-    show_default=True,
-    help="Half in memory and float in arithmetic, half in both, or float in both.",
-)
+@device_option
+@precision_option
 @click.option(
     "--resident",
     type=click.Choice(("packed", "int8", "coded")),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,11 @@ import pytest
 
 import wcodec
 from tests.infer.test_profile import drawn, small_model
+from tests.support.command import Run, refused, runner
 from tests.support.infer import archive_of, graph_of, node, precisions
 from tests.support.opencl import found_devices
-from wcodec.cli import main
 from wcodec.errors import MissingDependencyError
 from wcodec.opencl.device import Device
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -26,14 +23,8 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.chdir(tmp_path)
     Path("m.wcodec").write_bytes(archive_of(small_model(), tmp_path))
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main(["bench", *map(str, arguments), "--repeats", "2"])
-        out, err = capsys.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, out, err
-
-    return call
+    call = runner(capsys, "bench")
+    return lambda *arguments: call(*arguments, "--repeats", 2)
 
 
 def written(model: bytes, path: str = "other.wcodec") -> str:
@@ -55,15 +46,6 @@ def done(result: tuple[int, str, str]) -> str:
     code, out, err = result
     assert (code, err) == (0, "")
     return out
-
-
-def refused(result: tuple[int, str, str], code: int, message: str) -> None:
-    found, out, err = result
-    assert found == code, err
-    assert out == ""
-    [line] = err.splitlines()
-    assert line.startswith("error: ")
-    assert message in line
 
 
 # Inference

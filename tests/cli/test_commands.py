@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import wcodec
+from tests.support.command import runner
 from tests.support.models import awkward_model, same_bits
-from wcodec.cli import main
 from wcodec.formats import write_model
 
 COMMAND = [sys.executable, "-m", "wcodec"]
@@ -25,14 +25,7 @@ def run(capsys, monkeypatch, tmp_path):
     """Run a command line in an empty folder: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, out, err
-
-    return call
+    return runner(capsys)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from typing import NoReturn
 
 import pytest
 
-from wcodec.cli import demo, main
+from tests.support.command import runner
+from wcodec.cli import demo
 from wcodec.errors import MissingDependencyError
 from wcodec.opencl.device import Device
 
@@ -21,14 +22,7 @@ def run_demo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     """Run the demo in an empty folder: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*options: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main(["demo", *options])
-        out, err = capsys.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, out, err
-
-    return call
+    return runner(capsys, "demo")
 
 
 def no_device(name: str = "opencl") -> NoReturn:

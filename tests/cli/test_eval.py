@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,12 @@ import pytest
 from PIL import Image
 
 import wcodec
+from tests.support.command import Run, refused, runner
 from tests.support.infer import graph_of, node
-from wcodec.cli import main
 from wcodec.evaluate import fidelity
 from wcodec.infer.preprocess import Preprocessing, prepare, read_picture
 from wcodec.model import Array
 from wcodec.opencl.device import Device
-
-Run = Callable[..., tuple[int, str, str]]
 
 HOW = Preprocessing(mean=(127.0,), scale=(1 / 64,), size=(12, 12), resize="stretch")
 DESCRIBED = ("--mean", "127", "--scale", "1/64", "--size", "12", "--resize", "stretch", "--labels", "labels.txt")
@@ -52,13 +49,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
         pixels = rng.integers(0, 256, (20, 20, 3), np.uint8) // (1 + number % 3)
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, out, err
-
+    call = runner(capsys)
     code, _, err = call("encode", "model.onnx", "model.wcodec", "--bits", 3, "--min-size", 16, *DESCRIBED)
     assert code == 0, err
     call("decode", "model.wcodec", "decoded.onnx")
@@ -168,11 +159,7 @@ def test_errors_are_one_line_with_their_exit_code(run: Run, arguments: list[str]
     other = graph_of([node("Relu", "x")], {"x": ["batch", 3, 9, 9]}, {"w": np.zeros((1, 1), np.float32)})
     Path("other.onnx").write_bytes(other)
     reference = [] if "--reference" in arguments else ["--reference", "model.onnx"]
-    found, out, err = run("eval", "model.wcodec", "--runtime", "torch", *reference, *arguments)
-    assert (found, out) == (code, ""), err
-    [line] = err.splitlines()
-    assert line.startswith("error: ")
-    assert message in line
+    refused(run("eval", "model.wcodec", "--runtime", "torch", *reference, *arguments), code, message)
 
 
 def test_the_original_may_be_an_archive(run: Run) -> None:

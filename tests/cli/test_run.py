@@ -15,12 +15,10 @@ import pytest
 from PIL import Image
 
 import wcodec
-from wcodec.cli import main
+from tests.support.command import Run, refused, runner
 from wcodec.infer.detect import DETECTION_KEY, Detector
 from wcodec.infer.preprocess import LABELS_KEY, PREPROCESSING_KEY, Preprocessing
 from wcodec.model import Array
-
-Run = Callable[..., tuple[int, str, str]]
 
 HOW = Preprocessing(mean=(0,), scale=(1,), size=(32, 64), resize="letterbox").to_json()
 CLASSIFIER = {PREPROCESSING_KEY: HOW, LABELS_KEY: "cat\ndog\nEgyptian cat"}
@@ -78,14 +76,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (128, 64), (10, 20, 30)).save("photo.png")
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, out, err
-
-    return call
+    return runner(capsys)
 
 
 def archive(metadata: Mapping[str, str], path: str = "m.wcodec") -> str:
@@ -105,15 +96,6 @@ def lines(result: tuple[int, str, str]) -> list[list[str]]:
 def finds(*boxes: tuple[float, ...]) -> Callable[[Array], Array]:
     """A YOLOv8 model that finds boxes of (cx, cy, w, h, scores...)."""
     return lambda x: np.tile(np.array(boxes, np.float32).T[None], (len(x), 1, 1))
-
-
-def refused(result: tuple[int, str, str], code: int, message: str) -> None:
-    found, out, err = result
-    assert found == code, err
-    assert out == ""
-    [line] = err.splitlines()
-    assert line.startswith("error: ")
-    assert message in line
 
 
 # Classifiers
