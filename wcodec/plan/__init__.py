@@ -1,0 +1,1 @@
+"""Choosing recipes for a whole model."""
