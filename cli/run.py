@@ -286,9 +286,8 @@ def _opened(archive: Archive, fallback: Elsewhere | None, how: dict[str, Any]) -
 
 def _checked(engine: Engine | Fallback, array: Array) -> Any:
     """What the engine gives for an array, once it has been checked layer by layer; elsewhere there are only floats."""
-    if not isinstance(engine, Fallback):
-        for name in engine.check(array):
-            click.echo(f"layer {printable(name)}: too large for halves, kept as floats", err=True)
+    for name in getattr(engine, "check", lambda _: ())(array):
+        click.echo(f"layer {printable(name)}: too large for halves, kept as floats", err=True)
     return engine(array)
 
 

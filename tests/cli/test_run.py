@@ -55,6 +55,10 @@ class FakeEngine:
         self.seen.append(x)
         return self.forward(x)
 
+    def check(self, x: Array) -> tuple[str, ...]:
+        self.seen.append(x)
+        return ("conv\x1b[2J",)
+
     def __enter__(self) -> Self:
         return self
 
@@ -159,6 +163,14 @@ def test_numbers_that_are_none_are_no_answer(run: Run, engine: FakeEngine) -> No
     engine.forward = lambda x: np.array([[np.nan, np.inf, 1.0]])
     message = "photo.png: 2 of 3 numbers of output 'scores' are NaN or infinite; --check finds the layer"
     refused(run("run", archive(CLASSIFIER), "photo.png"), 1, message)
+
+
+def test_layers_are_checked_where_asked_for(run: Run, engine: FakeEngine) -> None:
+    code, out, err = run("run", archive(CLASSIFIER), "photo.png", "--check")
+    assert code == 0
+    assert "Egyptian cat" in out
+    assert err == "layer conv\\x1b[2J: too large for halves, kept as floats\n"
+    assert len(engine.seen) == 2
 
 
 def test_one_bad_input_does_not_keep_others_from_theirs(run: Run, engine: FakeEngine) -> None:
