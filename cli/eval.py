@@ -95,22 +95,20 @@ def command(
         return
     if each is not None:
         print_table(("layer", ">SNR dB"), [(layer.name, f"{layer.snr_db:.2f}") for layer in each])
-    for line in fidelity_lines(found):
+    for line in _lines(found):
         click.echo(line)
 
 
 def _truth(truth: str, inputs: Inputs, labels: tuple[str, ...] | None, archive: Archive) -> Mapping[str, int]:
-    from wcodec.infer.lowering.source import declared_shapes
+    from wcodec.infer.lowering.source import declared_classes
 
-    _, outputs = declared_shapes(archive.graph() or b"")
-    declared = outputs[0][1] if outputs and len(outputs[0]) > 1 else ""
-    classes = declared if isinstance(declared, int) else len(labels or ())
+    classes = declared_classes(archive.graph() or b"") or len(labels or ())
     if truth == "folders":
         return by_folder(inputs.names, labels, classes)
     return by_file(truth, labels, classes)
 
 
-def fidelity_lines(found: Fidelity) -> list[str]:
+def _lines(found: Fidelity) -> list[str]:
     """A fidelity in words."""
     lines = [f"{found.inputs} inputs: outputs at {found.snr_db:.1f} dB"]
     if found.kl is not None and found.top1 is not None and found.top5 is not None:

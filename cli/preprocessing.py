@@ -165,19 +165,17 @@ def check_described(metadata: Mapping[str, str], graph: bytes | None) -> None:
     """Raise an error where what is to be stored of a model's pictures and classes is not what its graph says."""
     if graph is None:
         return
-    from wcodec.infer.lowering.source import declared_shapes
+    from wcodec.infer.lowering.source import declared_classes, declared_shapes
 
-    inputs, outputs = declared_shapes(graph)
+    inputs, _ = declared_shapes(graph)
     how, labels = preprocessing_of(metadata), labels_of(metadata)
     if how is not None and len(inputs) == 1:
-        channels = 1 if how.order == "GRAY" else 3
-        made = (channels, *how.size) if how.layout == "NCHW" else (*how.size, channels)
+        made = (how.channels, *how.size) if how.layout == "NCHW" else (*how.size, how.channels)
         if len(inputs[0]) != 4 or any(isinstance(n, int) and n != m for n, m in zip(inputs[0][1:], made, strict=True)):
             taken, given = ("x".join(map(str, shape)) for shape in (inputs[0][1:], made))
             raise UsageError(
                 f"pictures would become {given}, but the model takes {taken}; give another --size, --order or --layout"
             )
-    if labels is not None and DETECTION_KEY not in metadata and len(outputs) == 1:
-        classes = outputs[0][1:2]
-        if classes and isinstance(classes[0], int) and {*outputs[0][2:]} <= {1}:
-            check_labels(labels, classes[0])
+    classes = declared_classes(graph)
+    if classes is not None and DETECTION_KEY not in metadata:
+        check_labels(labels, classes)

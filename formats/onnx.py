@@ -68,7 +68,7 @@ def read(path: str | os.PathLike[str]) -> Model:
         message, payloads = onnx_wire.split(source)
         proto = parse(source.name, message)
         files = ExternalFiles(Path(path).parent, stack)
-        axes, multiplied = channel_axes(proto.graph), factors(proto.graph)
+        axes, multiplied = channel_axes(proto.graph), factors(proto.graph, subgraphs(proto.graph.node))
         tensors: list[Tensor] = []
         for name, stub, position in _slots(source.name, proto):
             where = place(source.name, name)

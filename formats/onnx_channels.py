@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ def channel_axes(graph: onnx.GraphProto) -> Mapping[str, int]:
     return {name: axis for name, axis in _uses(graph.node, ranks) if axis}
 
 
-def factors(graph: onnx.GraphProto) -> frozenset[str]:
+def factors(graph: onnx.GraphProto, inner: Iterable[onnx.GraphProto]) -> frozenset[str]:
     """Names of values that sums of products are made with, or tables that rows are taken from.
 
     Rounding errors of such numbers average out. Those of others, such as anchors that are added to boxes, do not. What
-    subgraphs and operators read that are not ONNX's own may be anything, and counts too.
+    subgraphs, which are `inner`, and operators read that are not ONNX's own may be anything, and counts too.
     """
-    found: set[str] = set()
+    found = {name for within in inner for node in within.node for name in node.input}
     for node in reversed(graph.node):
         if node.domain not in ("", "ai.onnx"):
             found.update(node.input)
@@ -43,17 +43,7 @@ def factors(graph: onnx.GraphProto) -> frozenset[str]:
             found.update(node.input[_FACTORS[node.op_type]])
         elif node.op_type in _PASSED_ON and found.intersection(node.output):
             found.update(node.input[:1])
-        found.update(_seen_within(node))
     return frozenset(found)
-
-
-def _seen_within(node: onnx.NodeProto) -> Iterator[str]:
-    """The names that a node's subgraphs read."""
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-            for inner in graph.node:
-                yield from inner.input
-                yield from _seen_within(inner)
 
 
 def _uses(nodes: Iterable[onnx.NodeProto], ranks: Mapping[str, int]) -> Iterable[tuple[str, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from wcodec.archive import Archive, opened
+from wcodec.evaluate import decibels
 from wcodec.formats import read_model
 from wcodec.formats.shards import is_archive
 from wcodec.formats.source import Target
@@ -83,12 +83,8 @@ def _compare(name: str, a: Tensor, b: Tensor) -> Difference:
                 noise, largest = noise + _power(error), max(largest, float(np.abs(error).max()))
     if same:
         return Difference(name, "same")
-    ratio = math.inf if noise == 0 else -math.inf if signal == 0 or math.isinf(noise) else _decibels(signal / noise)
+    ratio = decibels(signal, noise)
     return Difference(name, "values" if a.dtype == b.dtype else "dtype", largest, ratio)
-
-
-def _decibels(ratio: float) -> float:
-    return 10 * math.log10(ratio) if ratio > 0 else -math.inf
 
 
 def _wide(values: Array) -> Array:

@@ -68,7 +68,7 @@ class Comparison:
         """Of all that was added; `MismatchError` where that is nothing."""
         if not self._inputs:
             raise MismatchError("there are no outputs to compare")
-        snr = min(map(_decibels, self._signal, self._noise))
+        snr = min(map(decibels, self._signal, self._noise))
         if not self._classes:
             return Fidelity(self._inputs, snr)
         kl, top1, top5, right, right_before = (float(value) for value in self._sums / self._inputs)
@@ -110,7 +110,9 @@ def log_probabilities(scores: Array) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
 
 
-def _decibels(signal: float, noise: float) -> float:
+def decibels(signal: float, noise: float) -> float:
+    """10 log10 of a ratio of powers: infinite where there is no noise, minus infinite where there is nothing else."""
     if noise == 0:
         return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf
+    ratio = signal / noise
+    return 10 * math.log10(ratio) if ratio > 0 else -math.inf

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import numpy as np
 from wcodec.archive import Archive, open_archive
 from wcodec.encode import encode
 from wcodec.errors import MismatchError
-from wcodec.evaluate import Comparison, Fidelity
+from wcodec.evaluate import Comparison, Fidelity, decibels
 from wcodec.formats import read_model
 from wcodec.formats.shards import is_archive
 from wcodec.infer.classes import class_of
@@ -113,7 +112,7 @@ def layer_snr(archive: Archive, reference: Archive, inputs: Inputs) -> list[Laye
             if [node.output for node in pair[0].graph.nodes] != [node.output for node in pair[1].graph.nodes]:
                 raise MismatchError("the graphs of the two models are not alike")
         _compare_layers(pair, padded, len(batch), signal, noise)
-    return [LayerSnr(name, _decibels(signal[name], noise[name])) for name in signal]
+    return [LayerSnr(name, decibels(signal[name], noise[name])) for name in signal]
 
 
 class _Running:
@@ -182,9 +181,3 @@ def _compare_layers(
     with torch.no_grad():
         for executor, watch in zip(pair, (keep, compare), strict=True):
             executor.run(dict.fromkeys(executor.graph.inputs, torch.from_numpy(array)), watch)
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf

@@ -127,6 +127,13 @@ def declared_shapes(graph: bytes) -> tuple[list[tuple[int | str, ...]], list[tup
     return [_declared(info) for info in proto.input if info.name not in weights], [*map(_declared, proto.output)]
 
 
+def declared_classes(graph: bytes) -> int | None:
+    """How many classes a model's only output counts, as far as its graph tells."""
+    _, outputs = declared_shapes(graph)
+    classes = outputs[0][1:2] if len(outputs) == 1 and {*outputs[0][2:]} <= {1} else ()
+    return classes[0] if classes and isinstance(classes[0], int) else None
+
+
 def _declared(info: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     return tuple(
         dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else dim.dim_param or "?"
