@@ -104,10 +104,15 @@ def is_classifier(outputs: Sequence[Array]) -> bool:
 def log_probabilities(scores: Array) -> Array:
     """Logarithms of the probabilities of classes (n, classes), f64: by softmax, unless scores are probabilities."""
     wide = np.asarray(scores, np.float64)
-    if (wide >= 0).all() and (np.abs(wide.sum(1) - 1) <= 1e-3).all():
+    if are_probabilities(wide):
         return np.log(np.maximum(wide, np.finfo(np.float32).tiny))
     shifted = wide - wide.max(1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+
+
+def are_probabilities(scores: Array) -> bool:
+    """Whether all scores of classes (n, classes) are none below 0 and add up to 1."""
+    return bool((scores >= 0).all() and (np.abs(scores.sum(1) - 1) <= 1e-3).all())
 
 
 def decibels(signal: float, noise: float) -> float:

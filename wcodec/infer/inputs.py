@@ -6,12 +6,16 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wcodec.errors import InputError, MismatchError, UsageError
 from wcodec.infer.preprocess import Preprocessing, prepare, read_array, read_picture
 from wcodec.model import Array
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """How files end that are taken for pictures in a folder."""
@@ -39,7 +43,7 @@ class Inputs:
 
     def __init__(self, source: Source, how: Preprocessing | None = None) -> None:
         self.skipped: dict[str, str] = {}
-        self._how = how
+        self.how = how
         self._files: list[Path] = []
         self._arrays: list[Array] = []
         if isinstance(source, str | os.PathLike):
@@ -53,20 +57,28 @@ class Inputs:
             raise UsageError(f"{where}there are no pictures, and no inputs")
 
     def __iter__(self) -> Iterator[Input]:
-        row = 0
-        for array in self._arrays:
-            for one in array:
-                yield Input(str(row), np.asarray(one, np.float32)[None])
-                row += 1
-        for file in self._files:
-            name = str(file.relative_to(self._root))
+        for place, name in enumerate(self.names):
             try:
-                picture = read_picture(file)
+                found = self.read(place)
             except InputError as error:
                 self.skipped[name] = str(error)
                 continue
-            assert self._how is not None
-            yield Input(name, prepare(picture, self._how)[0])
+            yield Input(name, found if isinstance(found, np.ndarray) else prepare(found, self._pictured())[0])
+
+    def read(self, place: int) -> Image | Array:
+        """What is at a place among `names`: a picture as its file has it, in RGB, or an array (1, ...) of f32.
+
+        Raises `InputError` naming a file that is no picture.
+        """
+        for array in self._arrays:
+            if place < len(array):
+                return np.asarray(array[place], np.float32)[None]
+            place -= len(array)
+        return read_picture(self._files[place])
+
+    def _pictured(self) -> Preprocessing:
+        assert self.how is not None
+        return self.how
 
     @property
     def names(self) -> list[str]:

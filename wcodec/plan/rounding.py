@@ -34,28 +34,38 @@ def factor_of(moments: Array, *, shrinkage: float, damping: float) -> Array:
         raise UsageError("the matrix holds no second moments of anything: it is not positive definite") from error
 
 
-def rounded_columns(weights: Array, factor: Array, steps: Array, highest: int) -> Array:
-    """Symbols, int32 of shape (rows, columns), between -highest and highest, times the steps (rows,) near the weights.
+def rounded_columns(weights: Array, factor: Array, steps: Array, highest: int, zone: Array | None = None) -> Array:
+    """Symbols, int32 of shape (..., rows, columns), from -highest to highest, times the steps (..., rows) near weights.
 
     The error of the outputs is (weights - symbols * steps) U, with `factor` U as `factor_of` gives it. Columns are
     rounded in order, each after what the ones before have done to its place in that product was taken from it, so that
     no place is further off than half a step times U's diagonal, but for symbols at the ends. This is Babai's nearest
     plane, and successive cancellation in GPTQ (arXiv 2210.17323) and WaterSIC (arXiv 2603.04956).
+
+    `zone` (..., rows, columns) is how much nearer to 0, in steps, what is rounded is moved beforehand: for a code in
+    which a symbol takes bits in proportion to its magnitude, that makes error and bits together least, as in CERWU
+    (arXiv 2505.18758). Arithmetic is done in the factor's dtype.
     """
-    rows, columns = weights.shape
-    if factor.shape != (columns, columns) or steps.shape != (rows,) or not (steps > 0).all():
+    rows, columns = weights.shape[-2:]
+    if factor.shape[-2:] != (columns, columns) or steps.shape != weights.shape[:-1] or not (steps > 0).all():
         raise UsageError(f"weights {weights.shape} do not go with a factor {factor.shape} and steps {steps.shape}")
-    wanted = np.array(weights, np.float64)
-    scaled = factor / np.diagonal(factor)
+    # columns are gone through one by one, so they come first
+    exact = np.ascontiguousarray(np.moveaxis(weights, -1, 0), factor.dtype)
+    wanted, steps = exact.copy(), steps.astype(factor.dtype)
+    scaled = factor / np.diagonal(factor, axis1=-2, axis2=-1)[..., None, :]
     symbols = np.empty(weights.shape, np.int32)
-    errors = np.empty((rows, min(columns, _TOGETHER)))
+    errors = np.empty((*weights.shape[:-1], min(columns, _TOGETHER)), factor.dtype)
     for start in range(0, columns, _TOGETHER):
         stop = min(columns, start + _TOGETHER)
         for column in range(start, stop):
             done = column - start
-            target = wanted[:, column] + errors[:, :done] @ scaled[start:column, column]
-            nearest = np.clip(np.rint(target / steps), -highest, highest)
-            symbols[:, column] = nearest
-            errors[:, done] = weights[:, column] - nearest * steps
-        wanted[:, stop:] += errors[:, : stop - start] @ scaled[start:stop, stop:]
+            passed_on = errors[..., :done] @ scaled[..., start:column, column, None]
+            target = (wanted[column] + passed_on[..., 0]) / steps
+            if zone is not None:
+                target = np.copysign(np.maximum(np.abs(target) - zone[..., column], 0), target)
+            nearest = np.clip(np.rint(target), -highest, highest)
+            symbols[..., column] = nearest
+            errors[..., done] = exact[column] - nearest * steps
+        later = errors[..., : stop - start] @ scaled[..., start:stop, stop:]
+        wanted[stop:] += np.moveaxis(later, -1, 0)
     return symbols
