@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 from wcodec.archive import Archive
@@ -15,15 +16,24 @@ from wcodec.errors import NonFiniteError, UsageError
 from wcodec.fitting import fit_scales
 from wcodec.formats import read_model
 from wcodec.jobs import Job, run_jobs
-from wcodec.model import Model, Tensor
+from wcodec.model import Model, QuantizedTensor, Tensor
 from wcodec.pipeline import TensorCodec
 from wcodec.policy import DEFAULT_POLICY, Policy
 from wcodec.recipe import Recipe
-from wcodec.scales import Keep
+from wcodec.scales import Keep, Scales, Uniform
 from wcodec.tensors import model_of
 from wcodec.tiling import Flat, Rows
 from wcodec.workers import ProgressCallback, Runner, Workers
 from wcodec.writing import Destination, archive_writer, check_different
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A tensor that is quantized already, and what is to code it, as `Policy.coder` and `Policy.qp`."""
+
+    quantized: QuantizedTensor
+    coder: str = "auto"
+    qp: int | None = None
 
 
 def encode(
@@ -31,6 +41,8 @@ def encode(
     target: Destination,
     policy: Policy = DEFAULT_POLICY,
     *,
+    ready: Mapping[str, Ready] | None = None,
+    fidelity: Mapping[str, Any] | None = None,
     metadata: Mapping[str, str] | None = None,
     shard_size: int | None = None,
     workers: int | None = None,
@@ -41,6 +53,9 @@ def encode(
     Memory: a few chunks a worker, whatever the model's size. The target appears when it is whole, and the same
     model and policy give the same bytes. With `shard_size`, in bytes, the archive is cut into files of about that
     size at tensor boundaries, beside a JSON index. `metadata` is added to the model's own.
+
+    `ready` names tensors that are quantized already, in place of the policy's way, and `fidelity` is the report of what
+    that does, as JSON, that is stored beside them.
 
     Raises `InputError` for a source that is not what it claims to be, `NonFiniteError` for a NaN or an infinity in
     a tensor to be quantized, `UsageError` for a policy that does not fit, `OutputError` where writing fails.
@@ -55,14 +70,20 @@ def encode(
         policy.check_patterns(model.tensors)
         pool = stack.enter_context(Workers(workers))
         writer = stack.enter_context(archive_writer(target, shard_size))
-        engine = engine_for(sum(tensor.size for tensor in model.tensors)) if policy.coder in ("auto", "rans") else HOST
-        run_jobs([_job(tensor, policy, engine) for tensor in model.tensors], policy, pool, writer, progress)
+        coders = {policy.coder, *(one.coder for one in (ready or {}).values())}
+        engine = engine_for(sum(tensor.size for tensor in model.tensors)) if coders & {"auto", "rans"} else HOST
+        jobs = [_job(tensor, policy, (ready or {}).get(tensor.name), engine) for tensor in model.tensors]
+        run_jobs(jobs, pool, writer, progress)
         if model.graph is not None:
             writer.set_graph(model.graph)
-        writer.finish(metadata={**model.metadata, **(metadata or {})}, ties=model.ties)
+        writer.finish(metadata={**model.metadata, **(metadata or {})}, ties=model.ties, fidelity=fidelity)
 
 
-def _job(tensor: Tensor, policy: Policy, engine: Engine) -> Job:
+def _job(tensor: Tensor, policy: Policy, ready: Ready | None, engine: Engine) -> Job:
+    if ready is not None:
+        own = replace(policy, coder=ready.coder, qp=ready.qp)
+        return Job(tensor.name, tensor.dtype, tensor.shape, own, lambda run: _settled(tensor, ready.quantized, engine))
+
     def settle(run: Runner) -> tuple[TensorCodec, Symbols]:
         quantizer, scales = policy.quantizer(tensor), None
         if not isinstance(quantizer, Keep):
@@ -75,4 +96,15 @@ def _job(tensor: Tensor, policy: Policy, engine: Engine) -> Job:
         codec = TensorCodec(tensor.dtype, Rows.of(tensor.shape), Recipe(quantizer, Flat(), Raw()), scales, engine)
         return codec, lambda chunk: codec.read_symbols(tensor, *chunk)
 
-    return Job(tensor.name, tensor.dtype, tensor.shape, settle)
+    return Job(tensor.name, tensor.dtype, tensor.shape, policy, settle)
+
+
+def _settled(tensor: Tensor, quantized: QuantizedTensor, engine: Engine) -> tuple[TensorCodec, Symbols]:
+    if (quantized.symbols.shape, quantized.dtype) != (tensor.shape, tensor.dtype):
+        raise UsageError(f"tensor {tensor.name!r} is of {tensor.dtype} {tensor.shape}, other than what was made ready")
+    rows = Rows.of(tensor.shape)
+    quantizer = Uniform(quantized.bits, quantized.zero_point is None, quantized.block, "mse")
+    scales = Scales(rows, quantized.block, quantized.scale, quantized.zero_point)
+    codec = TensorCodec(tensor.dtype, rows, Recipe(quantizer, Flat(), Raw()), scales, engine)
+    symbols = quantized.symbols.reshape(rows.count, *rows.trail)
+    return codec, lambda chunk: symbols[chunk[0] : chunk[1]]

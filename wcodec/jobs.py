@@ -22,11 +22,12 @@ from wcodec.writing import Writer
 
 @dataclass(frozen=True)
 class Job:
-    """A tensor to be coded. `settle` finds its quantization and scales, and gives what reads its symbols."""
+    """A tensor to be coded as its policy says. `settle` finds its quantization, and gives what reads its symbols."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    policy: Policy
     settle: Callable[[Runner], tuple[TensorCodec, Symbols]]
 
     @property
@@ -43,10 +44,10 @@ class _Coded:
     payloads: Iterable[tuple[int, bytes]]
 
 
-def run_jobs(jobs: list[Job], policy: Policy, pool: Workers, writer: Writer, progress: ProgressCallback | None) -> None:
-    """Code every job's tensor by `policy`'s coder and write it. Holds a few chunks a worker, never a model."""
+def run_jobs(jobs: list[Job], pool: Workers, writer: Writer, progress: ProgressCallback | None) -> None:
+    """Code every job's tensor and write it. Holds a few chunks a worker, never a model."""
     total, done = sum(job.nbytes for job in jobs), 0
-    for coded in _coded(jobs, policy, pool):
+    for coded in _coded(jobs, pool):
         job, rows = coded.job, coded.codec.rows
         _check_readable(job.name, coded.codec)
         quantizer = coded.codec.recipe.quantizer
@@ -68,15 +69,15 @@ def _check_readable(name: str, codec: TensorCodec) -> None:
         raise CoderError(f"tensor {name!r}: {error.problem}; use another coder") from error
 
 
-def _coded(jobs: list[Job], policy: Policy, pool: Workers) -> Iterator[_Coded]:
+def _coded(jobs: list[Job], pool: Workers) -> Iterator[_Coded]:
     waiting: deque[Future[_Coded]] = deque()
     for job in jobs:
         if len(Rows.of(job.shape).chunks()) <= 1:
-            waiting.append(pool.submit(_code_small, job, policy))
+            waiting.append(pool.submit(_code_small, job))
             if len(waiting) > 2 * pool.count:
                 yield waiting.popleft().result()
         else:
-            choice, symbols = _choose(job, policy, pool.map)
+            choice, symbols = _choose(job, pool.map)
             while waiting:
                 yield waiting.popleft().result()
             yield _Coded(job, choice.codec, _code_chunks(choice, symbols, pool))
@@ -84,13 +85,13 @@ def _coded(jobs: list[Job], policy: Policy, pool: Workers) -> Iterator[_Coded]:
         yield waiting.popleft().result()
 
 
-def _choose(job: Job, policy: Policy, run: Runner) -> tuple[Choice, Symbols]:
+def _choose(job: Job, run: Runner) -> tuple[Choice, Symbols]:
     codec, symbols = job.settle(run)
-    return choose(codec, symbols, policy, run), symbols
+    return choose(codec, symbols, job.policy, run), symbols
 
 
-def _code_small(job: Job, policy: Policy) -> _Coded:
-    choice, symbols = _choose(job, policy, map)
+def _code_small(job: Job) -> _Coded:
+    choice, symbols = _choose(job, map)
     return _Coded(job, choice.codec, [_code_chunk(choice, symbols, chunk) for chunk in choice.codec.rows.chunks()])
 
 

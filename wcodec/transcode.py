@@ -7,13 +7,14 @@ from dataclasses import replace
 
 from wcodec.archive import Archive, open_archive
 from wcodec.archived import ArchivedTensor
+from wcodec.choose import Symbols
 from wcodec.engine import HOST, Engine, engine_for
 from wcodec.formats.source import Target
 from wcodec.jobs import Job, run_jobs
 from wcodec.pipeline import TensorCodec
 from wcodec.policy import Policy
 from wcodec.tiling import Rows
-from wcodec.workers import ProgressCallback, Workers
+from wcodec.workers import ProgressCallback, Runner, Workers
 from wcodec.writing import Destination, archive_writer, check_different
 
 
@@ -40,15 +41,18 @@ def transcode(
         pool = stack.enter_context(Workers(workers))
         writer = stack.enter_context(archive_writer(target, shard_size))
         engine = engine_for(sum(tensor.size for tensor in archive.tensors())) if coder in ("auto", "rans") else HOST
-        run_jobs([_job(tensor, engine) for tensor in archive.tensors()], policy, pool, writer, progress)
+        run_jobs([_job(tensor, policy, engine) for tensor in archive.tensors()], pool, writer, progress)
         graph = archive.graph()
         if graph is not None:
             writer.set_graph(graph)
         writer.finish(metadata=archive.metadata, ties=archive.ties, fidelity=archive.fidelity)
 
 
-def _job(tensor: ArchivedTensor, engine: Engine) -> Job:
-    return Job(tensor.name, tensor.dtype, tensor.shape, lambda run: (_rechunked(tensor, engine), tensor.symbols))
+def _job(tensor: ArchivedTensor, policy: Policy, engine: Engine) -> Job:
+    def settle(run: Runner) -> tuple[TensorCodec, Symbols]:
+        return _rechunked(tensor, engine), tensor.symbols
+
+    return Job(tensor.name, tensor.dtype, tensor.shape, policy, settle)
 
 
 def _rechunked(tensor: ArchivedTensor, engine: Engine) -> TensorCodec:

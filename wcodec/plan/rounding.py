@@ -46,7 +46,7 @@ def rounded_columns(weights: Array, factor: Array, steps: Array, highest: int, z
     which a symbol takes bits in proportion to its magnitude, that makes error and bits together least, as in CERWU
     (arXiv 2505.18758). Arithmetic is done in the factor's dtype.
     """
-    rows, columns = weights.shape[-2:]
+    columns = weights.shape[-1]
     if factor.shape[-2:] != (columns, columns) or steps.shape != weights.shape[:-1] or not (steps > 0).all():
         raise UsageError(f"weights {weights.shape} do not go with a factor {factor.shape} and steps {steps.shape}")
     # columns are gone through one by one, so they come first

@@ -56,6 +56,14 @@ class Moments:
         columns = [mine + theirs for mine, theirs in zip(self.columns, other.columns, strict=True)]
         return Moments(columns, self.rows + other.rows, self.count + other.count)
 
+    def mixed(self, other: Moments, weight: float) -> Moments:
+        """With those of other inputs added, which count `weight` times as much together as these."""
+        share = np.float32(weight * self.count / max(1, other.count))
+        if not share:
+            return self
+        columns = [mine + share * theirs for mine, theirs in zip(self.columns, other.columns, strict=True)]
+        return Moments(columns, self.rows + share * other.rows, self.count)
+
 
 def column_blocks(columns: int) -> list[tuple[int, int]]:
     """Ranges of columns, equally long, of no more than `WIDEST`."""
