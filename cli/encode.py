@@ -20,9 +20,11 @@ from wcodec.cli.options import (
     workers_option,
     written_path,
 )
-from wcodec.cli.output import human_bytes, print_json, progress_bar
+from wcodec.cli.output import fidelity_text, human_bytes, print_json, progress_bar
+from wcodec.cli.planning import REPLACED, Planning, planning_options, take_planning, tell_skipped
 from wcodec.cli.preprocessing import check_described, preprocessing_options, take_metadata
 from wcodec.cli.tables import print_archive
+from wcodec.infer.preprocess import preprocessing_of
 from wcodec.policy import Granularity
 from wcodec.report import describe
 from wcodec.scales import Fit
@@ -81,6 +83,7 @@ _ONLY_WITH: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
 @click.option("--quantize", multiple=True, metavar="GLOB", help="Quantize float tensors of such names. Repeatable.")
 @click.option("--fold", is_flag=True, help="First take norms into the weights of the layers before them (ONNX).")
 @click.option("--lossless-nonfinite", is_flag=True, help="Keep tensors that hold NaN or infinity, instead of failing.")
+@planning_options
 @preprocessing_options
 @click.option("--detector", metavar="FILE.json|KIND", help="What the outputs of a detector mean, such as yolov8.")
 @level_option
@@ -105,24 +108,31 @@ def command(
     rest, such as biases, norms and anchors, and every integer tensor, comes back bit for bit. SRC may be the
     .safetensors.index.json of shards, DST - for stdout.
 
+    With --fidelity, --target-bpw or --target-size, an ONNX model is run on the pictures of --calibrate to find out
+    which weights matter, and each gets as many bits as its errors do harm.
+
     Options from --mean to --detector are stored beside the weights for `wcodec run`.
     """
     _refuse_pointless(context, {**chosen, "target": target})
+    planning = take_planning(chosen)
+    if planning is not None:
+        _refuse_replaced(context)
     metadata = take_metadata(chosen)
     policy = wcodec.Policy(symmetric=not chosen.pop("asymmetric"), **chosen)
     try:
         with _opened(source, target, shard_size, fold=fold) as model, progress_bar("encoding") as progress:
             if metadata:
                 check_described(metadata, model.graph)
-            wcodec.encode(
-                model,
-                archive_target(target),
-                policy,
-                metadata=metadata,
-                shard_size=shard_size,
-                workers=workers,
-                progress=progress,
-            )
+            how: dict[str, Any] = {
+                "metadata": metadata,
+                "shard_size": shard_size,
+                "workers": workers,
+                "progress": progress,
+            }
+            if planning is None:
+                wcodec.encode(model, archive_target(target), policy, **how)
+            else:
+                _encode_planned(model, target, policy, planning, how)
     except wcodec.NonFiniteError as error:
         raise wcodec.NonFiniteError(f"{error} (--lossless-nonfinite)") from error
     if target == "-":
@@ -134,7 +144,30 @@ def command(
         print_json(report)
         return
     print_archive(report)
+    if report.fidelity is not None and (text := fidelity_text(report.fidelity)) is not None:
+        click.echo(text)
     click.echo(f"{source} -> {written} {human_bytes(report.file_bytes)}")
+
+
+def _encode_planned(
+    model: wcodec.Model, target: str, policy: wcodec.Policy, planning: Planning, how: dict[str, Any]
+) -> None:
+    """Encode for a goal, write the plan where that is asked for, and tell what it does."""
+    from wcodec.plan.encoding import encode_for
+
+    goal = planning.goal()
+    inputs = planning.inputs(preprocessing_of({**model.metadata, **how["metadata"]}))
+    made = encode_for(model, archive_target(target), goal, inputs, policy, **how)
+    if planning.plan_out is not None:
+        made.plan.write(planning.plan_out)
+    tell_skipped(made.skipped)
+
+
+def _refuse_replaced(context: click.Context) -> None:
+    for option in REPLACED:
+        if context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
+            name = option.replace("_", "-")
+            raise wcodec.UsageError(f"--{name} is what a fidelity or a size decides about; leave it out")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import click
 
 import wcodec
 from wcodec.cli.options import archive_source, json_option
-from wcodec.cli.output import print_json, printable
+from wcodec.cli.output import fidelity_text, print_json, printable
 from wcodec.cli.tables import print_archive
 from wcodec.report import describe
 
@@ -30,6 +30,8 @@ def command(source: str, as_json: bool) -> None:
     print_archive(report)
     graph = "with its graph" if report.graph else "weights only"
     click.echo(f"format version {report.version}, {graph}, digest {' '.join(report.digests)}")
+    if report.fidelity is not None and (text := fidelity_text(report.fidelity)) is not None:
+        click.echo(text)
     for key, value in report.metadata.items():
         click.echo(f"{_shown(key)}: {_shown(value)}")
 

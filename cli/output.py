@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextCol
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
+from wcodec.evaluate import Fidelity
 from wcodec.workers import Progress, ProgressCallback
 
 _WIDE = 1000
@@ -86,6 +87,22 @@ def human_bytes(count: int) -> str:
 def printable(text: str) -> str:
     """A stranger's text on one line, with what could steer a terminal written out."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def fidelity_text(stored: Mapping[str, Any]) -> str | None:
+    """An archive's own report of its fidelity in words, None for one of another kind.
+
+    Such as "KL divergence 0.0098 nats, the same first class on 95.8%, on 168 inputs held out".
+    """
+    try:
+        found = msgspec.convert({name: stored.get(name) for name in Fidelity.__annotations__}, Fidelity)
+    except msgspec.ValidationError:
+        return None
+    where = "made-up inputs, which real ones may differ from" if stored.get("data_free") else "inputs held out"
+    if found.kl is None or found.top1 is None:
+        return f"outputs at {found.snr_db:.1f} dB, on {found.inputs} {where}"
+    same = f"the same first class on {found.top1:.1%}"
+    return f"KL divergence {found.kl:.4f} nats, {same}, on {found.inputs} {where}"
 
 
 def counted(count: int, thing: str) -> str:

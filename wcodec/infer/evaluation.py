@@ -24,7 +24,7 @@ from wcodec.infer.inputs import Inputs
 from wcodec.infer.lowering.source import OnnxSource
 from wcodec.infer.lowering.walk import lower
 from wcodec.infer.reference import Reference
-from wcodec.model import Array
+from wcodec.model import Array, Model
 from wcodec.policy import Policy
 from wcodec.workers import Progress, ProgressCallback
 
@@ -54,10 +54,16 @@ def original(path: str | os.PathLike[str]) -> Iterator[Archive]:
         with open_archive(path) as archive:
             yield archive
         return
+    with read_model(path) as model, lossless(model) as archive:
+        yield archive
+
+
+@contextmanager
+def lossless(model: Model) -> Iterator[Archive]:
+    """A model as an archive that holds it bit for bit, for as long as it is needed."""
     with TemporaryDirectory(prefix="wcodec-") as folder:
         made = Path(folder) / "original.wcodec"
-        with read_model(path) as model:
-            encode(model, made, Policy(lossless=True, coder="raw"))
+        encode(model, made, Policy(lossless=True, coder="raw"))
         with open_archive(made) as archive:
             yield archive
 

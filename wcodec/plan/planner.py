@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -108,19 +108,27 @@ class Planner:
                 found[one.name] = Ready(quantized, choice.coder, choice.qp)
         return found
 
-    def fidelity(self, plan: Plan) -> Fidelity:
-        """How far outputs go off for inputs that were not learnt from: of each half, by what the other half told."""
+    def fidelity(self, *plans: Plan) -> Fidelity:
+        """How far outputs go off for inputs that were not learnt from: of each half, by what the other half told.
+
+        The mean over plans, which are much alike: how roundings turn out is a matter of luck.
+        """
         comparison = Comparison()
-        for half in range(FOLDS):
-            weights = {
-                one.name: dequantized(quantized_by(one, one.halves[half], plan.tensors[one.name].step))
-                for one in self.known
-                if one.name in plan.tensors
-            }
-            for other in range(FOLDS):
-                if other != half:
-                    comparison.add(self._before[other], self._network.run(self._inputs[other], weights))
-        return comparison.result()
+        for plan in plans:
+            for half in range(FOLDS):
+                weights = self._weights(plan, half)
+                for other in range(FOLDS):
+                    if other != half:
+                        comparison.add(self._before[other], self._network.run(self._inputs[other], weights))
+        return replace(comparison.result(), inputs=sum(map(len, self._inputs)))
+
+    def _weights(self, plan: Plan, half: int) -> dict[str, Array]:
+        """What would be decoded of tensors if only one half of the inputs were there."""
+        return {
+            one.name: dequantized(quantized_by(one, one.halves[half], plan.tensors[one.name].step))
+            for one in self.known
+            if one.name in plan.tensors
+        }
 
     def _known(self, name: str, learnt: Calibration, done: Progress, progress: ProgressCallback | None) -> Known:
         if progress is not None:

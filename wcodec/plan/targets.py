@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from wcodec.errors import UsageError
 from wcodec.evaluate import Fidelity
@@ -19,6 +21,17 @@ _LEAST_DECIBELS = 1.0
 
 _ENDS = (-30.0, 30.0)
 """Of the knob's natural logarithm, around where it is thought to be."""
+
+_SPREAD = (-0.5, -0.3, -0.1, 0.1, 0.3, 0.5)
+"""Of the knob's natural logarithm: where a classifier is measured, of which each rounding tells something else."""
+
+_NEAR = 0.35
+"""As far from a knob measurements still speak for it."""
+
+_SLOPES = (1.2, 2.4)
+"""Of the logarithm of divergence to that of the knob: it is a square, but for what is beyond it or luck."""
+
+_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -38,22 +51,52 @@ def for_fidelity(planner: Planner, target: float, coder: str, tell: Callable[[st
     if planner.is_classifier:
         if not 0 < target <= 10:
             raise UsageError(f"--fidelity {target:g}: for a classifier it is the divergence in nats, such as 0.01")
-    elif not _LEAST_DECIBELS <= target <= 120:
+        return _for_divergence(planner, target, coder, tell)
+    if not _LEAST_DECIBELS <= target <= 120:
         raise UsageError(f"--fidelity {target:g}: for a model that is no classifier it is decibels, such as 20")
-    error = target if planner.is_classifier else 10 ** (-target / 10)
-    start = math.log(planner.knob_for(error))
     measured: dict[float, Fidelity] = {}
 
     def measure(point: float) -> float:
         measured[point] = planner.fidelity(planner.plan_at(math.exp(point), coder))
         tell(described(measured[point]))
-        return math.log(max(_error(measured[point]), 1e-300))
+        return -measured[point].snr_db
 
+    start = math.log(planner.knob_for(10 ** (-target / 10)))
     ends = start + _ENDS[0] / 3, start + _ENDS[1] / 3
-    found = farthest(measure, math.log(error), start=start, slope=2, ends=ends, tolerance=_WITHIN * 2)
+    found = farthest(measure, -target, start=start, slope=20 / math.log(10), ends=ends, tolerance=_WITHIN * 4)
     if not found.reached:
         raise UsageError(f"--fidelity {target:g} is not reached; the closest is {described(measured[found.point])}")
     return Planned(planner.plan_at(math.exp(found.point), coder), measured[found.point])
+
+
+def _for_divergence(planner: Planner, target: float, coder: str, tell: Callable[[str], None]) -> Planned:
+    """The plan for a divergence: that of many roundings at knobs around it, made level by a line through them."""
+    knob = start = math.log(planner.knob_for(target))
+    measured: list[tuple[float, Fidelity]] = []
+    for _ in range(_ROUNDS):
+        for off in _SPREAD:
+            measured.append((knob + off, planner.fidelity(planner.plan_at(math.exp(knob + off), coder))))
+            tell(described(measured[-1][1]))
+        centre, level, slope = _line(measured, knob)
+        before, knob = knob, centre + (math.log(target) - level) / slope
+        if abs(knob - before) <= _SPREAD[-1] or abs(knob - start) > _ENDS[1] / 3:
+            break
+    near = [found for point, found in measured if abs(point - knob) <= _NEAR]
+    if not near:
+        closest = min((found for _, found in measured), key=lambda found: found.kl or 0.0)
+        raise UsageError(f"--fidelity {target:g} is not reached; the closest is {described(closest)}")
+    snr_db, top1, top5 = np.mean([(found.snr_db, found.top1, found.top5) for found in near], 0).tolist()
+    settled = replace(near[0], kl=target, snr_db=snr_db, top1=top1, top5=top5)
+    return Planned(planner.plan_at(math.exp(knob), coder), settled)
+
+
+def _line(measured: Sequence[tuple[float, Fidelity]], around: float) -> tuple[float, float, float]:
+    """The middle of the knobs measured last, the logarithm of divergence there, and its slope."""
+    points = [(point, math.log(max(found.kl or 0.0, 1e-12))) for point, found in measured]
+    near = np.array([pair for pair in points if abs(pair[0] - around) <= 2 * _SPREAD[-1]])
+    centre, level = near.mean(0)
+    rise = ((near[:, 0] - centre) * (near[:, 1] - level)).sum() / np.square(near[:, 0] - centre).sum()
+    return float(centre), float(level), float(np.clip(rise, *_SLOPES))
 
 
 def for_size(
@@ -86,7 +129,3 @@ def described(fidelity: Fidelity) -> str:
     if fidelity.kl is None or fidelity.top1 is None:
         return f"{fidelity.snr_db:.2f} dB"
     return f"KL divergence {fidelity.kl:.4g} nats, the same first class on {fidelity.top1:.1%}"
-
-
-def _error(fidelity: Fidelity) -> float:
-    return fidelity.kl if fidelity.kl is not None else 10 ** (-fidelity.snr_db / 10)

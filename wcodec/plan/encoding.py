@@ -1,0 +1,140 @@
+"""A model into an archive of a fidelity or a size that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from wcodec.encode import Ready, encode
+from wcodec.errors import UnsupportedError, UsageError
+from wcodec.evaluate import Fidelity
+from wcodec.infer.evaluation import lossless
+from wcodec.infer.inputs import Inputs
+from wcodec.infer.lowering.source import declared_shapes
+from wcodec.infer.preprocess import Preprocessing, preprocessing_of
+from wcodec.model import Model
+from wcodec.plan.plan import Plan
+from wcodec.plan.planner import Planner
+from wcodec.plan.samples import Samples
+from wcodec.plan.targets import Planned, for_fidelity, for_size
+from wcodec.policy import Policy
+from wcodec.workers import ProgressCallback
+from wcodec.writing import Destination
+
+_SIDE = 224
+"""Of pictures made of nothing, where neither the model nor anything else tells."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is asked for, one of three.
+
+    `fidelity` is a divergence in nats that a classifier's outputs have at most, or a signal-to-noise ratio in decibels
+    that others' have at least; `size` is in bytes, `bpw` in bits of the file for every element of the model.
+    """
+
+    fidelity: float | None = None
+    size: int | None = None
+    bpw: float | None = None
+
+    def __post_init__(self) -> None:
+        asked = [value for value in (self.fidelity, self.size, self.bpw) if value is not None]
+        if len(asked) != 1 or not asked[0] > 0:
+            raise UsageError("ask for one of fidelity, size and bpw, above 0")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What an archive was made by, and how far its outputs are off; `skipped` are files that are no pictures."""
+
+    plan: Plan
+    fidelity: Fidelity
+    skipped: Mapping[str, str]
+
+
+def encode_for(
+    model: Model,
+    target: Destination,
+    goal: Goal | Plan,
+    inputs: Inputs | None,
+    policy: Policy | None = None,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    shard_size: int | None = None,
+    workers: int | None = None,
+    progress: ProgressCallback | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Made:
+    """Encode a model with its graph into an archive that meets a goal, or by a plan, as `inputs` tell what matters.
+
+    Without inputs, pictures made of nothing must do, which say less. Half of the inputs at a time is held out: the
+    fidelity is that of inputs that nothing was learnt from. `policy` says which tensors are quantized, and the coder.
+    `tell` is given a line for everything that is tried.
+
+    Raises what `encode`, `Planner` and `Samples` do, and `UsageError` for goals that are not reached.
+    """
+    policy = policy or Policy()
+    known = {**model.metadata, **(metadata or {})}
+    if model.graph is None:
+        raise UnsupportedError("the model has no graph to run, so nothing tells what matters; give an .onnx model")
+    policy.check_patterns(model.tensors)
+    if isinstance(goal, Plan):
+        goal.check_names({tensor.name for tensor in model.tensors})
+    how = preprocessing_of(known)
+    shape = _shape(model.graph, how)
+    samples = Samples.synthetic(shape, how) if inputs is None else Samples.of(inputs)
+    prior = None if inputs is None else Samples.synthetic(samples.shape, how)
+    with lossless(model) as archive:
+        planner = Planner(model, archive, policy, samples, prior, progress)
+    made = _planned(planner, model, goal, policy, tell)
+    ready = planner.ready(made.plan)
+    report = {**asdict(made.fidelity), "held_out": True, "data_free": inputs is None}
+    encode(
+        model,
+        target,
+        policy,
+        ready=ready,
+        fidelity=report,
+        metadata=metadata,
+        shard_size=shard_size,
+        workers=workers,
+        progress=progress,
+    )
+    return Made(made.plan, made.fidelity, samples.skipped)
+
+
+def _planned(planner: Planner, model: Model, goal: Goal | Plan, policy: Policy, tell: Callable[[str], None]) -> Planned:
+    if isinstance(goal, Plan):
+        return Planned(goal, planner.fidelity(goal))
+    if goal.fidelity is not None:
+        return for_fidelity(planner, goal.fidelity, policy.coder, tell)
+    size = goal.size
+    if size is None:
+        assert goal.bpw is not None
+        size = int(goal.bpw * sum(tensor.size for tensor in model.tensors) / 8)
+
+    def measured(plan: Plan) -> int:
+        return _size(model, planner.ready(plan), policy)
+
+    return for_size(planner, size, policy.coder, measured, tell)
+
+
+def _size(model: Model, ready: Mapping[str, Ready], policy: Policy) -> int:
+    """Bytes of an archive; "auto" makes it a little smaller than this."""
+    if policy.coder == "auto":
+        ready = {name: replace(one, coder="rans") for name, one in ready.items()}
+    with TemporaryDirectory(prefix="wcodec-") as folder:
+        made = Path(folder) / "trial.wcodec"
+        encode(model, made, replace(policy, coder="zstd") if policy.coder == "auto" else policy, ready=ready)
+        return made.stat().st_size
+
+
+def _shape(graph: bytes, how: Preprocessing | None) -> tuple[int, ...]:
+    """The shape of one input."""
+    shapes, _ = declared_shapes(graph)
+    if how is not None:
+        return (how.channels, *how.size) if how.layout == "NCHW" else (*how.size, how.channels)
+    found = shapes[0][1:] if shapes else ()
+    return tuple(length if isinstance(length, int) else _SIDE for length in found)
