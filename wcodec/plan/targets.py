@@ -85,9 +85,14 @@ def _for_divergence(planner: Planner, target: float, coder: str, tell: Callable[
     if not near:
         closest = min((found for _, found in measured), key=lambda found: found.kl or 0.0)
         raise UsageError(f"--fidelity {target:g} is not reached; the closest is {described(closest)}")
-    snr_db, top1, top5 = np.mean([(found.snr_db, found.top1, found.top5) for found in near], 0).tolist()
+    snr_db = sum(found.snr_db for found in near) / len(near)
+    top1, top5 = (sum(share or 0.0 for share in shares) / len(near) for shares in _shares(near))
     settled = replace(near[0], kl=target, snr_db=snr_db, top1=top1, top5=top5)
     return Planned(planner.plan_at(math.exp(knob), coder), settled)
+
+
+def _shares(found: Sequence[Fidelity]) -> tuple[list[float | None], list[float | None]]:
+    return [one.top1 for one in found], [one.top5 for one in found]
 
 
 def _line(measured: Sequence[tuple[float, Fidelity]], around: float) -> tuple[float, float, float]:
