@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from wcodec.encode import Ready, encode
+from wcodec.encode import encode
 from wcodec.errors import UnsupportedError, UsageError
 from wcodec.evaluate import Fidelity
 from wcodec.infer.evaluation import lossless
@@ -88,47 +88,52 @@ def encode_for(
     prior = None if inputs is None else Samples.synthetic(samples.shape, how)
     with lossless(model) as archive:
         planner = Planner(model, archive, policy, samples, prior, progress)
-    made = _planned(planner, model, goal, policy, tell)
-    ready = planner.ready(made.plan)
-    report = {**asdict(made.fidelity), "held_out": True, "data_free": inputs is None}
-    encode(
-        model,
-        target,
-        policy,
-        ready=ready,
-        fidelity=report,
-        metadata=metadata,
-        shard_size=shard_size,
-        workers=workers,
-        progress=progress,
-    )
+
+    def written(plan: Plan, fidelity: Fidelity, to: Destination, coder: str | None = None) -> None:
+        ready = planner.ready(plan)
+        if coder is not None:
+            ready = {name: replace(one, coder=coder) for name, one in ready.items()}
+        encode(
+            model,
+            to,
+            policy,
+            ready=ready,
+            fidelity={**asdict(fidelity), "held_out": True, "data_free": inputs is None},
+            metadata=metadata,
+            shard_size=shard_size,
+            workers=workers,
+            progress=progress,
+        )
+
+    def size(plan: Plan) -> int:
+        # "auto" comes to about what its best coder does, only sooner
+        coder = "rans" if policy.coder == "auto" else None
+        with TemporaryDirectory(prefix="wcodec-") as folder:
+            trial = Path(folder) / "trial.wcodec"
+            written(plan, Fidelity(10**5, 1 / 3, 1 / 3, 1 / 3, 1 / 3), trial, coder)
+            return trial.stat().st_size
+
+    made = _planned(planner, model, goal, policy.coder, size, tell)
+    written(made.plan, made.fidelity, target)
     return Made(made.plan, made.fidelity, samples.skipped)
 
 
-def _planned(planner: Planner, model: Model, goal: Goal | Plan, policy: Policy, tell: Callable[[str], None]) -> Planned:
+def _planned(
+    planner: Planner,
+    model: Model,
+    goal: Goal | Plan,
+    coder: str,
+    size: Callable[[Plan], int],
+    tell: Callable[[str], None],
+) -> Planned:
     if isinstance(goal, Plan):
         return Planned(goal, planner.fidelity(goal))
     if goal.fidelity is not None:
-        return for_fidelity(planner, goal.fidelity, policy.coder, tell)
-    size = goal.size
-    if size is None:
-        assert goal.bpw is not None
-        size = int(goal.bpw * sum(tensor.size for tensor in model.tensors) / 8)
-
-    def measured(plan: Plan) -> int:
-        return _size(model, planner.ready(plan), policy)
-
-    return for_size(planner, size, policy.coder, measured, tell)
-
-
-def _size(model: Model, ready: Mapping[str, Ready], policy: Policy) -> int:
-    """Bytes of an archive; "auto" makes it a little smaller than this."""
-    if policy.coder == "auto":
-        ready = {name: replace(one, coder="rans") for name, one in ready.items()}
-    with TemporaryDirectory(prefix="wcodec-") as folder:
-        made = Path(folder) / "trial.wcodec"
-        encode(model, made, replace(policy, coder="zstd") if policy.coder == "auto" else policy, ready=ready)
-        return made.stat().st_size
+        return for_fidelity(planner, goal.fidelity, coder, tell)
+    if goal.size is not None:
+        return for_size(planner, goal.size, coder, size, tell)
+    assert goal.bpw is not None
+    return for_size(planner, int(goal.bpw * sum(tensor.size for tensor in model.tensors) / 8), coder, size, tell)
 
 
 def _shape(graph: bytes, how: Preprocessing | None) -> tuple[int, ...]:

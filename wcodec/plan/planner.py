@@ -13,7 +13,7 @@ from wcodec.evaluate import Comparison, Fidelity, is_classifier
 from wcodec.model import Array, Model, QuantizedTensor
 from wcodec.opencl.cache import key_of
 from wcodec.plan.calibration import Calibration, calibrated
-from wcodec.plan.layer import Layer, coarse
+from wcodec.plan.layer import HIGHEST, Layer, coarse
 from wcodec.plan.matrix import Matrix
 from wcodec.plan.network import Network
 from wcodec.plan.plan import Choice, Plan, mean_step
@@ -28,6 +28,9 @@ _WORK = 700_000_000_000
 
 _FEWEST, _MOST = 32, 168
 """Inputs that are measured, whatever one takes."""
+
+_TINY = 1e-30
+"""A step for a row of zeros."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Planner:
                 raise NonFiniteError(f"tensor {name!r} holds NaN or infinities; mend the model, or keep the tensor")
         digest = key_of(archive.graph() or b"", *(digest.encode() for digest in archive.digests))
         learnt = calibrated(self._network, tensors, samples, prior, digest, progress)
+        tensors = [name for name in tensors if learnt.all_of(name).rows.any()]  # what no input reaches says nothing
         self.known = [
             self._known(name, learnt, Progress("judging", n, len(tensors)), progress) for n, name in enumerate(tensors)
         ]
@@ -151,10 +155,11 @@ class Planner:
 def quantized_by(known: Known, layer: Layer, step: float) -> QuantizedTensor:
     """Symbols with rows' steps of this mean, as a layer spreads and rounds them."""
     unit = layer.steps(1.0).astype(np.float64)
-    steps = coarse(unit * (step / mean_step(unit)))
+    most = np.abs(layer.weights).max(2)
+    # symbols of twice a row's weights must fit, and steps beyond them change nothing
+    steps = coarse(np.clip(unit * (step / mean_step(unit)), most / (HIGHEST // 2) + _TINY, 4 * most + _TINY))
     symbols = layer.rounded(steps)
-    most = int(np.abs(symbols).max(initial=1))
-    bits = min(16, max(2, most.bit_length() + 1))
+    bits = max(2, int(np.abs(symbols).max(initial=1)).bit_length() + 1)
     return QuantizedTensor(
         known.name,
         known.dtype,

@@ -34,17 +34,14 @@ def factor_of(moments: Array, *, shrinkage: float, damping: float) -> Array:
         raise UsageError("the matrix holds no second moments of anything: it is not positive definite") from error
 
 
-def rounded_columns(weights: Array, factor: Array, steps: Array, highest: int, zone: Array | None = None) -> Array:
+def rounded_columns(weights: Array, factor: Array, steps: Array, highest: int) -> Array:
     """Symbols, int32 of shape (..., rows, columns), from -highest to highest, times the steps (..., rows) near weights.
 
     The error of the outputs is (weights - symbols * steps) U, with `factor` U as `factor_of` gives it. Columns are
     rounded in order, each after what the ones before have done to its place in that product was taken from it, so that
     no place is further off than half a step times U's diagonal, but for symbols at the ends. This is Babai's nearest
     plane, and successive cancellation in GPTQ (arXiv 2210.17323) and WaterSIC (arXiv 2603.04956).
-
-    `zone` (..., rows, columns) is how much nearer to 0, in steps, what is rounded is moved beforehand: for a code in
-    which a symbol takes bits in proportion to its magnitude, that makes error and bits together least, as in CERWU
-    (arXiv 2505.18758). Arithmetic is done in the factor's dtype.
+    Arithmetic is done in the factor's dtype.
     """
     columns = weights.shape[-1]
     if factor.shape[-2:] != (columns, columns) or steps.shape != weights.shape[:-1] or not (steps > 0).all():
@@ -61,8 +58,6 @@ def rounded_columns(weights: Array, factor: Array, steps: Array, highest: int, z
             done = column - start
             passed_on = errors[..., :done] @ scaled[..., start:column, column, None]
             target = (wanted[column] + passed_on[..., 0]) / steps
-            if zone is not None:
-                target = np.copysign(np.maximum(np.abs(target) - zone[..., column], 0), target)
             nearest = np.clip(np.rint(target), -highest, highest)
             symbols[..., column] = nearest
             errors[..., done] = exact[column] - nearest * steps
