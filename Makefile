@@ -19,6 +19,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m bench.rans --update docs/benchmarks.md
 	$(BIN)/python -m bench.archive --update docs/benchmarks.md
 	$(BIN)/python -m bench.infer --update docs/benchmarks.md
+	$(BIN)/python -m bench.rate_distortion --update docs/benchmarks.md
 
 # The environment, with the extras of the same name: made anew, or brought up to date, when a requirement changes.
 $(VENV)/.bench $(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml constraints.txt

@@ -21,7 +21,15 @@ from wcodec.cli.options import (
     written_path,
 )
 from wcodec.cli.output import fidelity_text, human_bytes, print_json, progress_bar
-from wcodec.cli.planning import REPLACED, Planning, planning_options, take_planning, tell_skipped
+from wcodec.cli.planning import (
+    REPLACED,
+    Planning,
+    planning_options,
+    sweep_to,
+    take_planning,
+    tell_skipped,
+    tell_tried,
+)
 from wcodec.cli.preprocessing import check_described, preprocessing_options, take_metadata
 from wcodec.cli.tables import print_archive
 from wcodec.infer.preprocess import preprocessing_of
@@ -129,6 +137,9 @@ def command(
                 "workers": workers,
                 "progress": progress,
             }
+            if planning is not None and planning.sweep:
+                sweep_to(model, target, policy, planning, metadata, as_json=as_json)
+                return
             if planning is None:
                 wcodec.encode(model, archive_target(target), policy, **how)
             else:
@@ -157,7 +168,10 @@ def _encode_planned(
 
     goal = planning.goal()
     inputs = planning.inputs(preprocessing_of({**model.metadata, **how["metadata"]}))
-    made = encode_for(model, archive_target(target), goal, inputs, policy, **how)
+    with progress_bar("planning", counts_bytes=False) as learning:
+        made = encode_for(
+            model, archive_target(target), goal, inputs, policy, learning=learning, tell=tell_tried, **how
+        )
     if planning.plan_out is not None:
         made.plan.write(planning.plan_out)
     tell_skipped(made.skipped)

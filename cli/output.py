@@ -138,6 +138,8 @@ def progress_bar(verb: str, *, counts_bytes: bool = True) -> Iterator[ProgressCa
         if not bar.live.is_started and time.monotonic() - began > _DELAY:
             bar.start()
         bar.update(task, completed=progress.done, total=progress.total, description=progress.name)
+        if progress.done >= progress.total:
+            bar.stop()
 
     try:
         yield show

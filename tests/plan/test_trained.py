@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import wcodec
 from tests import zoo
+from tests.support.trained import digits_onnx
 from wcodec import Policy
 from wcodec.infer.fallback import Fallback
 from wcodec.infer.inputs import Inputs
@@ -19,28 +18,13 @@ from wcodec.plan.encoding import Goal, encode_for
 TRAINING, TESTING = zoo.digits()
 
 
-def exported(net: zoo.Net, path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            net.module(),
-            (TRAINING.images[:2],),
-            path,
-            input_names=["images"],
-            dynamic_axes={"images": {0: "batch"}},
-            opset_version=17,
-            dynamo=False,
-        )
-    return path
-
-
 @pytest.mark.parametrize("name", list(zoo.DIGITS))
 def test_half_a_point_is_lost_at_most_in_half_the_size_of_int8(
     name: str, digit_nets: dict[str, zoo.Net], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WCODEC_CACHE_DIR", str(tmp_path / "cache"))
     net = digit_nets[name]
-    source = exported(net, tmp_path / "net.onnx")
+    source = digits_onnx(net.module(), tmp_path / "net.onnx")
     inputs = Inputs([TRAINING.images.numpy()])
     with wcodec.read_model(source) as model:
         made = encode_for(model, tmp_path / "planned.wcodec", Goal(fidelity=0.01), inputs)

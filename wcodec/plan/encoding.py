@@ -18,7 +18,7 @@ from wcodec.model import Model
 from wcodec.plan.plan import Plan
 from wcodec.plan.planner import Planner
 from wcodec.plan.samples import Samples
-from wcodec.plan.targets import Planned, for_fidelity, for_size
+from wcodec.plan.targets import Planned, for_fidelity, for_size, with_video
 from wcodec.policy import Policy
 from wcodec.workers import ProgressCallback
 from wcodec.writing import Destination
@@ -65,29 +65,23 @@ def encode_for(
     shard_size: int | None = None,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
+    learning: ProgressCallback | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Made:
     """Encode a model with its graph into an archive that meets a goal, or by a plan, as `inputs` tell what matters.
 
     Without inputs, pictures made of nothing must do, which say less. Half of the inputs at a time is held out: the
     fidelity is that of inputs that nothing was learnt from. `policy` says which tensors are quantized, and the coder.
-    `tell` is given a line for everything that is tried.
+    `learning` is told of passes through the model and of layers, and `tell` is given a line for everything tried.
 
     Raises what `encode`, `Planner` and `Samples` do, and `UsageError` for goals that are not reached.
     """
     policy = policy or Policy()
-    known = {**model.metadata, **(metadata or {})}
-    if model.graph is None:
-        raise UnsupportedError("the model has no graph to run, so nothing tells what matters; give an .onnx model")
     policy.check_patterns(model.tensors)
     if isinstance(goal, Plan):
         goal.check_names({tensor.name for tensor in model.tensors})
-    how = preprocessing_of(known)
-    shape = _shape(model.graph, how)
-    samples = Samples.synthetic(shape, how) if inputs is None else Samples.of(inputs)
-    prior = None if inputs is None else Samples.synthetic(samples.shape, how)
-    with lossless(model) as archive:
-        planner = Planner(model, archive, policy, samples, prior, progress)
+    how = preprocessing_of({**model.metadata, **(metadata or {})})
+    planner, skipped = planner_for(model, inputs, policy, how, learning)
 
     def written(plan: Plan, fidelity: Fidelity, to: Destination, coder: str | None = None) -> None:
         ready = planner.ready(plan)
@@ -114,8 +108,32 @@ def encode_for(
             return trial.stat().st_size
 
     made = _planned(planner, model, goal, policy.coder, size, tell)
+    if not isinstance(goal, Plan):
+        made = with_video(planner, made, tell)
     written(made.plan, made.fidelity, target)
-    return Made(made.plan, made.fidelity, samples.skipped)
+    return Made(made.plan, made.fidelity, skipped)
+
+
+def planner_for(
+    model: Model,
+    inputs: Inputs | None,
+    policy: Policy,
+    how: Preprocessing | None,
+    learning: ProgressCallback | None = None,
+) -> tuple[Planner, Mapping[str, str]]:
+    """What knows a model by its inputs, or by inputs made of nothing, and the files that are no pictures.
+
+    Raises `UnsupportedError` for a model without a graph, and what `Planner` and `Samples` do.
+    """
+    if model.graph is None:
+        raise UnsupportedError("the model has no graph to run, so nothing tells what matters; give an .onnx model")
+    if inputs is None:
+        samples, prior = Samples.synthetic(_shape(model.graph, how), how), None
+    else:
+        samples = Samples.of(inputs)
+        prior = Samples.synthetic(samples.shape, how)
+    with lossless(model) as archive:
+        return Planner(model, archive, policy, samples, prior, learning), samples.skipped
 
 
 def _planned(

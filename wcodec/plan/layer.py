@@ -11,9 +11,6 @@ from wcodec.model import Array
 from wcodec.plan.rounding import factor_of, rounded_columns
 from wcodec.plan.sensitivity import Moments, column_blocks
 
-HIGHEST = (1 << 15) - 1
-"""The largest symbol there is."""
-
 _TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -52,13 +49,26 @@ class Layer:
 
     def steps(self, knob: float) -> Array:
         """The steps of rows, (groups, rows), for which a weight's error of one step does damage of knob ** 2."""
-        damage = self.weighs * np.square(self.diagonal, dtype=np.float64).mean(1, keepdims=True)
-        return coarse(knob * self.scale / np.sqrt(np.maximum(damage, _TINY)))
+        return coarse(self._exact(knob))
 
-    def rounded(self, steps: Array) -> Array:
-        """Symbols, int32 (groups, rows, columns), for steps of rows."""
+    def _exact(self, knob: float) -> Array:
+        done = self.weighs * np.square(self.diagonal, dtype=np.float64).mean(1, keepdims=True)
+        return np.asarray(knob * self.scale / np.sqrt(np.maximum(done, _TINY)))
+
+    @property
+    def units(self) -> Array:
+        """The steps of rows, (groups, rows), for a mean step of 1, by the logarithm, before they are made coarse."""
+        steps = self._exact(1.0)
+        return np.asarray(steps / np.exp(np.log(steps).mean()))
+
+    def mean_step(self, knob: float) -> float:
+        """The mean of rows' steps, by their logarithm."""
+        return float(np.exp(np.log(self._exact(knob)).mean()))
+
+    def rounded(self, steps: Array, highest: int) -> Array:
+        """Symbols, int32 (groups, rows, columns), for steps of rows, from -highest to highest."""
         blocks = zip(self.factors, column_blocks(self.weights.shape[2]), strict=True)
-        found = [rounded_columns(self.weights[..., slice(*ends)], factor, steps, HIGHEST) for factor, ends in blocks]
+        found = [rounded_columns(self.weights[..., slice(*ends)], factor, steps, highest) for factor, ends in blocks]
         return np.concatenate(found, -1)
 
     def of_rows(self, rows: Array) -> Layer:

@@ -6,7 +6,6 @@ import os
 from typing import Annotated, Any, Self
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from wcodec.coders import CODERS
@@ -80,8 +79,3 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 def _json(value: object) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=0).decode()
-
-
-def mean_step(steps: Any) -> float:
-    """Of rows, by their logarithm."""
-    return float(np.exp(np.log(np.asarray(steps, np.float64)).mean()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,12 +14,13 @@ from wcodec.evaluate import Comparison, Fidelity, is_classifier
 from wcodec.model import Array, Model, QuantizedTensor
 from wcodec.opencl.cache import key_of
 from wcodec.plan.calibration import Calibration, calibrated
-from wcodec.plan.layer import HIGHEST, Layer, coarse
-from wcodec.plan.matrix import Matrix
+from wcodec.plan.known import Known, dequantized
+from wcodec.plan.layer import Layer
 from wcodec.plan.network import Network
-from wcodec.plan.plan import Choice, Plan, mean_step
+from wcodec.plan.plan import Choice, Plan
 from wcodec.plan.samples import FOLDS, Samples
 from wcodec.plan.trust import layer_of, tuned
+from wcodec.plan.video import rival, symbols_for, takes_loss, through
 from wcodec.policy import Policy
 from wcodec.scales import Uniform
 from wcodec.workers import Progress, ProgressCallback
@@ -28,20 +30,6 @@ _WORK = 700_000_000_000
 
 _FEWEST, _MOST = 32, 168
 """Inputs that are measured, whatever one takes."""
-
-_TINY = 1e-30
-"""A step for a row of zeros."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """A tensor of the model as matrices, with what all inputs say of it, and what each half of them does."""
-
-    name: str
-    dtype: str
-    matrix: Matrix
-    whole: Layer
-    halves: tuple[Layer, ...]
 
 
 class Planner:
@@ -61,26 +49,27 @@ class Planner:
         prior: Samples | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        self._network = Network(archive, samples.shape)
+        self.network = Network(archive, samples.shape)
         self._dtypes = {tensor.name: tensor.dtype for tensor in model.tensors}
         wanted = [tensor.name for tensor in model.tensors if isinstance(policy.quantizer(tensor), Uniform)]
-        tensors = [name for name in wanted if name in self._network.matrices]
+        tensors = [name for name in wanted if name in self.network.matrices]
         if not tensors:
             raise UnsupportedError(
                 "no tensor that is to be quantized is a factor of a layer, so there is nothing to plan"
             )
         for name in tensors:
-            if not np.isfinite(self._network.weight(name)).all():
+            if not np.isfinite(self.network.weight(name)).all():
                 raise NonFiniteError(f"tensor {name!r} holds NaN or infinities; mend the model, or keep the tensor")
         digest = key_of(archive.graph() or b"", *(digest.encode() for digest in archive.digests))
-        learnt = calibrated(self._network, tensors, samples, prior, digest, progress)
+        self._learnt = learnt = calibrated(self.network, tensors, samples, prior, digest, progress)
         tensors = [name for name in tensors if learnt.all_of(name).rows.any()]  # what no input reaches says nothing
         self.known = [
-            self._known(name, learnt, Progress("judging", n, len(tensors)), progress) for n, name in enumerate(tensors)
+            self._known(name, learnt, Progress("judging", n + 1, len(tensors)), progress)
+            for n, name in enumerate(tensors)
         ]
-        count = int(np.clip(_WORK // max(1, self._network.products), _FEWEST, _MOST))
+        count = int(np.clip(_WORK // max(1, self.network.products), _FEWEST, _MOST))
         self._inputs = samples.measuring(count)
-        self._before = [self._network.run(array) for array in self._inputs]
+        self._before = [self.network.run(array) for array in self._inputs]
 
     @property
     def weights(self) -> int:
@@ -100,7 +89,7 @@ class Planner:
 
     def plan_at(self, knob: float, coder: str) -> Plan:
         """The plan for a knob, all tensors by one coder."""
-        return Plan(tensors={one.name: Choice(mean_step(one.whole.steps(knob)), coder) for one in self.known})
+        return Plan(tensors={one.name: Choice(one.whole.mean_step(knob), coder) for one in self.known})
 
     def ready(self, plan: Plan) -> dict[str, Ready]:
         """The symbols that a plan makes of tensors, by all that is known."""
@@ -108,9 +97,37 @@ class Planner:
         for one in self.known:
             if one.name in plan.tensors:
                 choice = plan.tensors[one.name]
-                quantized = quantized_by(one, one.whole, choice.step)
+                lossy = choice.qp is not None
+                quantized = (
+                    symbols_for(one, choice.step) if lossy else one.rounded(one.whole, choice.step, choice.coder)
+                )
                 found[one.name] = Ready(quantized, choice.coder, choice.qp)
         return found
+
+    def with_video(self, plan: Plan) -> Plan:
+        """The plan with tensors by lossy video codecs, where these take less and do no more damage.
+
+        By each tensor's own coder, if it can lose, and by AV1 in the place of "auto".
+        """
+        return Plan(tensors={**plan.tensors, **dict(self._rivals(plan))})
+
+    def _rivals(self, plan: Plan) -> Iterator[tuple[str, Choice]]:
+        for one in self.known:
+            choice = plan.tensors.get(one.name)
+            if choice is None or choice.qp is not None:
+                continue
+            lossy = "av1" if choice.coder == "auto" else choice.coder
+            if not takes_loss(lossy):
+                continue
+            _, size = through(
+                one.rounded(one.whole, choice.step, choice.coder), "rans" if choice.coder == "auto" else lossy, None
+            )
+            # a knob's own damage to each weight, of which steps are made
+            allowed = one.whole.weights.size * (choice.step / one.whole.mean_step(1.0)) ** 2 / 12
+            bits = 8 * size / one.whole.weights.size
+            found = rival(one, self._learnt.all_of(one.name), lossy, bits, allowed)
+            if found is not None:
+                yield one.name, Choice(found.step, found.coder, found.qp)
 
     def fidelity(self, *plans: Plan) -> Fidelity:
         """How far outputs go off for inputs that were not learnt from: of each half, by what the other half told.
@@ -123,13 +140,29 @@ class Planner:
                 weights = self._weights(plan, half)
                 for other in range(FOLDS):
                     if other != half:
-                        comparison.add(self._before[other], self._network.run(self._inputs[other], weights))
+                        comparison.add(self._before[other], self.network.run(self._inputs[other], weights))
         return replace(comparison.result(), inputs=sum(map(len, self._inputs)))
+
+    def fidelity_of(self, quantized: Mapping[str, QuantizedTensor]) -> Fidelity:
+        """How far outputs go off with tensors that nothing was learnt for."""
+        weights = {name: dequantized(tensor) for name, tensor in quantized.items()}
+        comparison = Comparison()
+        for before, array in zip(self._before, self._inputs, strict=True):
+            comparison.add(before, self.network.run(array, weights))
+        return comparison.result()
+
+    def decoded(self, plan: Plan) -> dict[str, Array]:
+        """What is decoded of tensors, f32."""
+        return {
+            one.name: dequantized(_decoded(one, one.whole, plan.tensors[one.name]))
+            for one in self.known
+            if one.name in plan.tensors
+        }
 
     def _weights(self, plan: Plan, half: int) -> dict[str, Array]:
         """What would be decoded of tensors if only one half of the inputs were there."""
         return {
-            one.name: dequantized(quantized_by(one, one.halves[half], plan.tensors[one.name].step))
+            one.name: dequantized(_decoded(one, one.halves[half], plan.tensors[one.name]))
             for one in self.known
             if one.name in plan.tensors
         }
@@ -137,8 +170,8 @@ class Planner:
     def _known(self, name: str, learnt: Calibration, done: Progress, progress: ProgressCallback | None) -> Known:
         if progress is not None:
             progress(done)
-        matrix = self._network.matrices[name]
-        weights = matrix.of(self._network.weight(name)).astype(np.float32)
+        matrix = self.network.matrices[name]
+        weights = matrix.of(self.network.weight(name)).astype(np.float32)
         prior = None if learnt.prior is None else learnt.prior[name]
         halves = [half[name] for half in learnt.halves]
         trust, scale = tuned(weights, halves, prior)
@@ -152,27 +185,8 @@ class Planner:
         )
 
 
-def quantized_by(known: Known, layer: Layer, step: float) -> QuantizedTensor:
-    """Symbols with rows' steps of this mean, as a layer spreads and rounds them."""
-    unit = layer.steps(1.0).astype(np.float64)
-    most = np.abs(layer.weights).max(2)
-    # symbols of twice a row's weights must fit, and steps beyond them change nothing
-    steps = coarse(np.clip(unit * (step / mean_step(unit)), most / (HIGHEST // 2) + _TINY, 4 * most + _TINY))
-    symbols = layer.rounded(steps)
-    bits = max(2, int(np.abs(symbols).max(initial=1)).bit_length() + 1)
-    return QuantizedTensor(
-        known.name,
-        known.dtype,
-        bits,
-        known.matrix.back(symbols.astype(np.int8 if bits <= 8 else np.int16)),
-        known.matrix.grid(steps.astype(np.float64 if known.dtype == "f64" else np.float32)),
-        None,
-        known.matrix.block,
-    )
-
-
-def dequantized(quantized: QuantizedTensor) -> Array:
-    """The weights as a decoder gives them, but f32."""
-    from wcodec.quantize import dequantize
-
-    return dequantize(quantized).astype(np.float32)
+def _decoded(known: Known, layer: Layer, choice: Choice) -> QuantizedTensor:
+    """What comes back of a tensor that a layer is rounded by, unless a codec that loses rounds it."""
+    if choice.qp is None:
+        return known.rounded(layer, choice.step, choice.coder)
+    return through(symbols_for(known, choice.step), choice.coder, choice.qp)[0]

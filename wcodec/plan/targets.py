@@ -104,6 +104,18 @@ def _line(measured: Sequence[tuple[float, Fidelity]], around: float) -> tuple[fl
     return float(centre), float(level), float(np.clip(rise, *_SLOPES))
 
 
+def with_video(planner: Planner, planned: Planned, tell: Callable[[str], None]) -> Planned:
+    """The same with tensors by lossy video codecs where these take less, unless outputs are further off by that."""
+    plan = planner.with_video(planned.plan)
+    if plan == planned.plan:
+        return planned
+    before, after = planner.fidelity(planned.plan), planner.fidelity(plan)
+    lossy = sum(choice.qp is not None for choice in plan.tensors.values())
+    tell(f"{lossy} of {len(plan.tensors)} tensors by video: {described(after)}, {described(before)} without")
+    is_worse = after.snr_db < before.snr_db if after.kl is None else after.kl > (before.kl or 0.0)
+    return planned if is_worse else Planned(plan, planned.fidelity)
+
+
 def for_size(
     planner: Planner, target: int, coder: str, size: Callable[[Plan], int], tell: Callable[[str], None]
 ) -> Planned:

@@ -27,6 +27,8 @@ _LARGE = 2048
 _ROWS = 64
 """Rows of a group that are looked at, spread evenly."""
 
+_HIGHEST = 1 << 15
+
 _FINENESS = 8
 """Steps in the root of weights' mean square, at which roundings are compared."""
 
@@ -82,7 +84,7 @@ class _Trial:
         size = float(np.sqrt(np.square(layer.weights, dtype=np.float64).mean())) or 1.0
         knob = size / _FINENESS / float(np.exp(np.log(unit).mean()))
         steps = layer.steps(knob)
-        errors = layer.weights - layer.rounded(steps) * steps[..., None]
+        errors = layer.weights - layer.rounded(steps, _HIGHEST) * steps[..., None]
         others = [other for number, other in enumerate(self._halves) if number != half]
         done = max(sum(damage(errors, other, self._rows) for other in others) / len(others), 1e-300)
         return math.log(done) - 2 * float(np.log(steps).mean()), done / (knob**2 * errors.size / 12)
