@@ -116,6 +116,35 @@ def test_a_size_is_met_within_a_twentieth(run: Run, goal: tuple[str, float]) -> 
     assert 0.95 * asked <= Path("a.wcodec").stat().st_size <= asked + 64
 
 
+@pytest.mark.parametrize("coder", ["raw", "zstd", "rans", "h264", "hevc", "av1", "vp9", "ffv1"])
+def test_every_coder_alone_keeps_a_fidelity(run: Run, coder: str) -> None:
+    code, out, err = run("encode", "model.onnx", "a.wcodec", "--fidelity", 0.02, "--coder", coder, *LEARNING)
+    assert code == 0, err
+    assert "KL divergence 0.0200" in out
+    with wcodec.open("a.wcodec") as archive:
+        assert all(coder in str(archive.tensor(name).recipe) for name in "wdv")
+    code, out, err = run("eval", "a.wcodec", "--reference", "model.onnx", "--images", "pictures", "--json")
+    assert json.loads(out)["fidelity"]["kl"] < 0.05
+
+
+def test_all_sizes_are_drawn_and_told(run: Run) -> None:
+    code, out, err = run("encode", "model.onnx", "curve.png", "--sweep", "--coder", "zstd", *LEARNING)
+    assert code == 0, err
+    with Image.open("curve.png") as picture:
+        assert picture.width > 500
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0][0] == "method"
+    assert [line[0] for line in lines[1:]] == ["planned,"] * 7 + ["per"] * 5
+    code, out, err = run("encode", "model.onnx", "curve.png", "--sweep", "--json", *LEARNING)
+    points = json.loads(out)
+    assert {point["method"] for point in points} == {
+        *(f"planned, {coder}" for coder in ("rans", "zstd", "hevc")),
+        "per channel, rans",
+    }
+    planned = sorted((point["bpw"], point["fidelity"]["kl"]) for point in points if point["method"] == "planned, rans")
+    assert planned[0][1] > planned[-1][1]
+
+
 def test_without_pictures_it_says_so(run: Run) -> None:
     code, out, err = run("encode", "model.onnx", "a.wcodec", "--fidelity", 0.02, "--data-free", *DESCRIBED)
     assert code == 0, err
@@ -174,6 +203,8 @@ def test_what_was_learnt_before_an_interruption_is_kept(run: Run, monkeypatch: p
         (("--fidelity", 0.01, "--data-free", *LEARNING), 2, "give pictures with --calibrate FOLDER, or --data-free"),
         (("--fidelity", 0.01, "--target-size", "1MB", *LEARNING), 2, "ask for different things"),
         (LEARNING, 2, "--calibrate does nothing without --fidelity"),
+        (("--sweep", *LEARNING), 2, "--sweep draws a picture; give a name that ends in .png"),
+        (("--sweep", "--fidelity", 0.01, *LEARNING), 2, "ask for different things"),
         (("--fidelity", 0.01, "--bits", 4, *LEARNING), 2, "--bits is what a fidelity or a size decides about"),
         (("--fidelity", 0.01, "--lossless", *LEARNING), 2, "--lossless"),
         (("--fidelity", 50, *LEARNING), 2, "the divergence in nats, such as 0.01"),

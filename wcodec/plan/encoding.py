@@ -92,7 +92,7 @@ def encode_for(
             to,
             policy,
             ready=ready,
-            fidelity={**asdict(fidelity), "held_out": True, "data_free": inputs is None},
+            fidelity=_report(fidelity, data_free=inputs is None),
             metadata=metadata,
             shard_size=shard_size,
             workers=workers,
@@ -152,6 +152,11 @@ def _planned(
         return for_size(planner, goal.size, coder, size, tell)
     assert goal.bpw is not None
     return for_size(planner, int(goal.bpw * sum(tensor.size for tensor in model.tensors) / 8), coder, size, tell)
+
+
+def _report(fidelity: Fidelity, *, data_free: bool) -> dict[str, object]:
+    known = {name: value for name, value in asdict(fidelity).items() if value is not None}
+    return {**known, "held_out": True, "data_free": data_free}
 
 
 def _shape(graph: bytes, how: Preprocessing | None) -> tuple[int, ...]:

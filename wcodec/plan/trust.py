@@ -15,7 +15,7 @@ from wcodec.plan.sensitivity import Moments
 _GRIDS: dict[str, tuple[float, ...]] = {
     "spread": (0.02, 0.1, 0.3, 1.0, 3.0),
     "prior": (0.0, 0.1, 0.3, 1.0),
-    "shrinkage": (0.05, 0.2, 0.4, 0.6, 0.8),
+    "shrinkage": (0.01, 0.05, 0.2, 0.4, 0.6, 0.8),
 }
 """What is tried for each number, one after the other. What no input reached keeps a share of what the others have."""
 
