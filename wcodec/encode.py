@@ -81,7 +81,8 @@ def encode(
 
 def _job(tensor: Tensor, policy: Policy, ready: Ready | None, engine: Engine) -> Job:
     if ready is not None:
-        own = replace(policy, coder=ready.coder, qp=ready.qp)
+        level = policy.level if ready.coder == policy.coder else None
+        own = replace(policy, coder=ready.coder, qp=ready.qp, level=level, lossless=False)
         return Job(tensor.name, tensor.dtype, tensor.shape, own, lambda run: _settled(tensor, ready.quantized, engine))
 
     def settle(run: Runner) -> tuple[TensorCodec, Symbols]:

@@ -12,10 +12,10 @@ from wcodec import Policy
 from wcodec.encode import Ready
 from wcodec.model import Array
 from wcodec.plan.known import Known, bits_of, dequantized
-from wcodec.plan.layer import damage
+from wcodec.plan.layer import Trust, damage
 from wcodec.plan.matrix import rows_first
 from wcodec.plan.sensitivity import Moments
-from wcodec.plan.trust import Trust, layer_of
+from wcodec.plan.trust import layer_of
 from wcodec.plan.video import rival, symbols_for, through
 
 LOSSY = ("h264", "hevc", "av1", "vp9")
