@@ -108,8 +108,6 @@ def encode_for(
             return trial.stat().st_size
 
     made = _planned(planner, model, goal, policy.coder, size, tell)
-    if not isinstance(goal, Plan):
-        made = with_video(planner, made, tell)
     written(made.plan, made.fidelity, target)
     return Made(made.plan, made.fidelity, skipped)
 
@@ -147,7 +145,7 @@ def _planned(
     if isinstance(goal, Plan):
         return Planned(goal, planner.fidelity(goal))
     if goal.fidelity is not None:
-        return for_fidelity(planner, goal.fidelity, coder, tell)
+        return with_video(planner, for_fidelity(planner, goal.fidelity, coder, tell), tell)
     if goal.size is not None:
         return for_size(planner, goal.size, coder, size, tell)
     assert goal.bpw is not None
