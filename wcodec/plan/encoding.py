@@ -129,7 +129,7 @@ def planner_for(
         samples, prior = Samples.synthetic(_shape(model.graph, how), how), None
     else:
         samples = Samples.of(inputs)
-        prior = Samples.synthetic(samples.shape, how)
+        prior = Samples.synthetic(samples.shape, how or inputs.how)
     with lossless(model) as archive:
         return Planner(model, archive, policy, samples, prior, learning), samples.skipped
 
