@@ -155,7 +155,7 @@ def command(
         print_json(report)
         return
     print_archive(report)
-    if report.fidelity is not None and (text := fidelity_text(report.fidelity)) is not None:
+    if text := fidelity_text(report.fidelity):
         click.echo(text)
     click.echo(f"{source} -> {written} {human_bytes(report.file_bytes)}")
 

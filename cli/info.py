@@ -30,7 +30,7 @@ def command(source: str, as_json: bool) -> None:
     print_archive(report)
     graph = "with its graph" if report.graph else "weights only"
     click.echo(f"format version {report.version}, {graph}, digest {' '.join(report.digests)}")
-    if report.fidelity is not None and (text := fidelity_text(report.fidelity)) is not None:
+    if text := fidelity_text(report.fidelity):
         click.echo(text)
     for key, value in report.metadata.items():
         click.echo(f"{_shown(key)}: {_shown(value)}")

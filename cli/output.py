@@ -89,11 +89,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def fidelity_text(stored: Mapping[str, Any]) -> str | None:
-    """An archive's own report of its fidelity in words, None for one of another kind.
+def fidelity_text(stored: Mapping[str, Any] | None) -> str | None:
+    """An archive's own report of its fidelity in words, None where there is none, or one of another kind.
 
     Such as "KL divergence 0.0098 nats, the same first class on 95.8%, on 168 inputs held out".
     """
+    if stored is None:
+        return None
     try:
         found = msgspec.convert({name: stored.get(name) for name in Fidelity.__annotations__}, Fidelity)
     except msgspec.ValidationError:

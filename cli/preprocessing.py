@@ -170,9 +170,9 @@ def check_described(metadata: Mapping[str, str], graph: bytes | None) -> None:
     inputs, _ = declared_shapes(graph)
     how, labels = preprocessing_of(metadata), labels_of(metadata)
     if how is not None and len(inputs) == 1:
-        made = (how.channels, *how.size) if how.layout == "NCHW" else (*how.size, how.channels)
-        if len(inputs[0]) != 4 or any(isinstance(n, int) and n != m for n, m in zip(inputs[0][1:], made, strict=True)):
-            taken, given = ("x".join(map(str, shape)) for shape in (inputs[0][1:], made))
+        pairs = zip(inputs[0][1:], how.shape, strict=False)
+        if len(inputs[0]) != 4 or any(isinstance(n, int) and n != m for n, m in pairs):
+            taken, given = ("x".join(map(str, shape)) for shape in (inputs[0][1:], how.shape))
             raise UsageError(
                 f"pictures would become {given}, but the model takes {taken}; give another --size, --order or --layout"
             )

@@ -17,10 +17,10 @@ from wcodec.fitting import fit_scales
 from wcodec.formats import read_model
 from wcodec.jobs import Job, run_jobs
 from wcodec.model import Model, QuantizedTensor, Tensor
-from wcodec.pipeline import TensorCodec
+from wcodec.pipeline import TensorCodec, codec_of
 from wcodec.policy import DEFAULT_POLICY, Policy
 from wcodec.recipe import Recipe
-from wcodec.scales import Keep, Scales, Uniform
+from wcodec.scales import Keep
 from wcodec.tensors import model_of
 from wcodec.tiling import Flat, Rows
 from wcodec.workers import ProgressCallback, Runner, Workers
@@ -103,9 +103,6 @@ def _job(tensor: Tensor, policy: Policy, ready: Ready | None, engine: Engine) ->
 def _settled(tensor: Tensor, quantized: QuantizedTensor, engine: Engine) -> tuple[TensorCodec, Symbols]:
     if (quantized.symbols.shape, quantized.dtype) != (tensor.shape, tensor.dtype):
         raise UsageError(f"tensor {tensor.name!r} is of {tensor.dtype} {tensor.shape}, other than what was made ready")
-    rows = Rows.of(tensor.shape)
-    quantizer = Uniform(quantized.bits, quantized.zero_point is None, quantized.block, "mse")
-    scales = Scales(rows, quantized.block, quantized.scale, quantized.zero_point)
-    codec = TensorCodec(tensor.dtype, rows, Recipe(quantizer, Flat(), Raw()), scales, engine)
-    symbols = quantized.symbols.reshape(rows.count, *rows.trail)
+    codec = codec_of(quantized, engine)
+    symbols = quantized.symbols.reshape(codec.rows.count, *codec.rows.trail)
     return codec, lambda chunk: symbols[chunk[0] : chunk[1]]

@@ -12,18 +12,27 @@ import numpy as np
 
 from wcodec.coders import Coder
 from wcodec.coders.rans import Rans
+from wcodec.coders.raw import Raw
 from wcodec.engine import HOST, Engine
 from wcodec.errors import CoderError, CorruptFileError
-from wcodec.model import DTYPES, FLOATS, Array, Tensor
+from wcodec.model import DTYPES, FLOATS, Array, QuantizedTensor, Tensor
 from wcodec.recipe import Recipe
 from wcodec.scales import Keep, Scales, Uniform, dequantize_rows, quantize_rows, read_rows
-from wcodec.tiling import Rows, choose_tiling
+from wcodec.tiling import Flat, Rows, choose_tiling
 
 _HALF_BYTES = {"i4": np.dtype(np.int8), "u4": np.dtype(np.uint8)}
 """Symbols of the 4-bit dtypes: NumPy's arithmetic does not know them, coders would not either."""
 
 _PADDING = 1 << 16
 """Symbols that frames may hold beyond twice those of a chunk: what a small tensor in a least frame needs."""
+
+
+def codec_of(quantized: QuantizedTensor, engine: Engine = HOST) -> TensorCodec:
+    """The codec of a tensor that is quantized already; its coder is still to be chosen."""
+    rows = Rows.of(quantized.symbols.shape)
+    quantizer = Uniform(quantized.bits, quantized.zero_point is None, quantized.block, "mse")
+    scales = Scales(rows, quantized.block, quantized.scale, quantized.zero_point)
+    return TensorCodec(quantized.dtype, rows, Recipe(quantizer, Flat(), Raw()), scales, engine)
 
 
 @dataclass(frozen=True)

@@ -108,16 +108,16 @@ def layer_snr(archive: Archive, reference: Archive, inputs: Inputs) -> list[Laye
     signal: dict[str, float] = {}
     noise: dict[str, float] = {}
     sources = OnnxSource(reference), OnnxSource(archive)
-    together = _batch_of(next(iter(sources[0].inputs.values())))
+    together = batch_of(next(iter(sources[0].inputs.values())))
     pair: tuple[Reference, Reference] | None = None
     for batch, array in inputs.batches(together):
-        padded = _padded(array, together)
+        filled = padded(array, together)
         if pair is None:
-            shapes = dict.fromkeys(sources[0].inputs, padded.shape)
+            shapes = dict.fromkeys(sources[0].inputs, filled.shape)
             pair = _executor(sources[0], shapes), _executor(sources[1], shapes)
             if [node.output for node in pair[0].graph.nodes] != [node.output for node in pair[1].graph.nodes]:
                 raise MismatchError("the graphs of the two models are not alike")
-        _compare_layers(pair, padded, len(batch), signal, noise)
+        _compare_layers(pair, filled, len(batch), signal, noise)
     return [LayerSnr(name, decibels(signal[name], noise[name])) for name in signal]
 
 
@@ -128,10 +128,10 @@ class _Running:
         if len(ports) != 1:
             raise MismatchError(f"the model takes {len(ports)} inputs; compare such models' outputs from Python")
         self._run, self.ports = run, ports
-        self.together = _batch_of(ports[0].shape)
+        self.together = batch_of(ports[0].shape)
 
     def __call__(self, array: Array) -> tuple[Array, ...]:
-        found = self._run(_padded(array, self.together))
+        found = self._run(padded(array, self.together))
         return tuple(each[: len(array)] for each in (found if isinstance(found, tuple) else (found,)))
 
 
@@ -149,12 +149,13 @@ def _running(archive: Archive, runtime: Runtime, device: str) -> Iterator[_Runni
     yield _Running(elsewhere, elsewhere.inputs)
 
 
-def _batch_of(shape: tuple[int | str, ...]) -> int:
+def batch_of(shape: tuple[int | str, ...]) -> int:
+    """How many inputs run at once in a model that takes this shape."""
     first = shape[0] if shape else ""
     return first if isinstance(first, int) else _TOGETHER
 
 
-def _padded(array: Array, count: int) -> Array:
+def padded(array: Array, count: int) -> Array:
     """A batch filled up to a count with its last input."""
     return array if len(array) == count else np.concatenate([array, np.repeat(array[-1:], count - len(array), axis=0)])
 

@@ -91,6 +91,12 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def channels(self) -> int:
         return 1 if self.order == "GRAY" else 3
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """That of one input."""
+        rows, columns = self.size
+        return (self.channels, rows, columns) if self.layout == "NCHW" else (rows, columns, self.channels)
+
     def to_json(self) -> str:
         """One line of JSON, as the metadata holds it."""
         return msgspec.json.encode(self).decode()

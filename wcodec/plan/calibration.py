@@ -70,7 +70,7 @@ def calibrated(
     if prior is None:
         return Calibration(halves, None)
     made = learnt.from_samples(prior, count // 2)
-    return Calibration(halves, {name: made[0][name] + made[1][name] for name in tensors})
+    return Calibration(halves, {name: Calibration(made, None).all_of(name) for name in tensors})
 
 
 class _Learnt:
@@ -91,7 +91,8 @@ class _Learnt:
 
     def from_samples(self, samples: Samples, count: int) -> list[dict[str, Moments]]:
         """The moments of both halves."""
-        key = key_of(_VERSION, self._digest.encode(), samples.key.encode(), str(count).encode(), *_named(self._tensors))
+        names = [name.encode() for name in self._tensors]
+        key = key_of(_VERSION, self._digest.encode(), samples.key.encode(), str(count).encode(), *names)
         store = _Store(key, {name: self._network.matrices[name] for name in self._tensors})
         before, halves = store.load()
         done, number = before, 0
@@ -127,10 +128,6 @@ class _Learnt:
     def _tell(self, number: int) -> None:
         if self._progress is not None:
             self._progress(Progress("learning", min(self._done + number + 1, self._total), self._total))
-
-
-def _named(tensors: Sequence[str]) -> list[bytes]:
-    return [name.encode() for name in tensors]
 
 
 class _Store:

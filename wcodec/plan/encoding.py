@@ -159,8 +159,8 @@ def _report(fidelity: Fidelity, *, data_free: bool) -> dict[str, object]:
 
 def _shape(graph: bytes, how: Preprocessing | None) -> tuple[int, ...]:
     """The shape of one input."""
-    shapes, _ = declared_shapes(graph)
     if how is not None:
-        return (how.channels, *how.size) if how.layout == "NCHW" else (*how.size, how.channels)
+        return how.shape
+    shapes, _ = declared_shapes(graph)
     found = shapes[0][1:] if shapes else ()
     return tuple(length if isinstance(length, int) else _SIDE for length in found)

@@ -10,6 +10,7 @@ import numpy as np
 
 from wcodec.archive import Archive
 from wcodec.errors import UnsupportedError
+from wcodec.infer.evaluation import batch_of, padded
 from wcodec.infer.graph import Graph, Stored
 from wcodec.infer.lowering.source import OnnxSource
 from wcodec.infer.lowering.walk import lower
@@ -19,9 +20,6 @@ from wcodec.plan.matrix import Matrix, matrices
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_TOGETHER = 8
-"""Inputs that run at once where the model takes any number."""
 
 
 class Network:
@@ -40,7 +38,7 @@ class Network:
         (declared,) = self._source.inputs.values()
         first = declared[0] if declared else 1
         self.batch = first if isinstance(first, int) else 1
-        self.together = first if isinstance(first, int) else _TOGETHER
+        self.together = batch_of(declared)
         self._shape = shape
         self._lowered: dict[int, tuple[Graph, dict[str, Tensor]]] = {}
         graph, _ = self._constants(self.batch)
@@ -62,9 +60,7 @@ class Network:
             executor = self.executor(self.together, weights)
             for start in range(0, len(array), self.together):
                 part = array[start : start + self.together]
-                short = self.together - len(part)
-                padded = np.concatenate([part, np.repeat(part[-1:], short, axis=0)]) if short else part
-                outputs = executor(torch.from_numpy(padded))
+                outputs = executor(torch.from_numpy(padded(part, self.together)))
                 found.append([output.numpy()[: len(part)] for output in outputs])
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 

@@ -62,11 +62,13 @@ class Planner:
                 raise NonFiniteError(f"tensor {name!r} holds NaN or infinities; mend the model, or keep the tensor")
         digest = key_of(archive.graph() or b"", *(digest.encode() for digest in archive.digests))
         self._learnt = learnt = calibrated(self.network, tensors, samples, prior, digest, progress)
-        tensors = [name for name in tensors if learnt.all_of(name).rows.any()]  # what no input reaches says nothing
-        self.known = [
-            self._known(name, learnt, Progress("judging", n + 1, len(tensors)), progress)
-            for n, name in enumerate(tensors)
-        ]
+        # what no input reaches says nothing
+        tensors = [name for name in tensors if any(half[name].rows.any() for half in learnt.halves)]
+        self.known: list[Known] = []
+        for name in tensors:
+            if progress is not None:
+                progress(Progress("judging", len(self.known) + 1, len(tensors)))
+            self.known.append(self._known(name, learnt))
         count = int(np.clip(_WORK // max(1, self.network.products), _FEWEST, _MOST))
         self._inputs = samples.measuring(count)
         self._before = [self.network.run(array) for array in self._inputs]
@@ -93,16 +95,10 @@ class Planner:
 
     def ready(self, plan: Plan) -> dict[str, Ready]:
         """The symbols that a plan makes of tensors, by all that is known."""
-        found = {}
-        for one in self.known:
-            if one.name in plan.tensors:
-                choice = plan.tensors[one.name]
-                lossy = choice.qp is not None
-                quantized = (
-                    symbols_for(one, choice.step) if lossy else one.rounded(one.whole, choice.step, choice.coder)
-                )
-                found[one.name] = Ready(quantized, choice.coder, choice.qp)
-        return found
+        return {
+            one.name: Ready(_symbols(one, one.whole, choice), choice.coder, choice.qp)
+            for one, choice in self._chosen(plan)
+        }
 
     def with_video(self, plan: Plan) -> Plan:
         """The plan with tensors by lossy video codecs, where these take less and do no more damage.
@@ -112,16 +108,11 @@ class Planner:
         return Plan(tensors={**plan.tensors, **dict(self._rivals(plan))})
 
     def _rivals(self, plan: Plan) -> Iterator[tuple[str, Choice]]:
-        for one in self.known:
-            choice = plan.tensors.get(one.name)
-            if choice is None or choice.qp is not None:
+        for one, choice in self._chosen(plan):
+            lossless, lossy = ("rans", "av1") if choice.coder == "auto" else (choice.coder, choice.coder)
+            if choice.qp is not None or not takes_loss(lossy):
                 continue
-            lossy = "av1" if choice.coder == "auto" else choice.coder
-            if not takes_loss(lossy):
-                continue
-            _, size = through(
-                one.rounded(one.whole, choice.step, choice.coder), "rans" if choice.coder == "auto" else lossy, None
-            )
+            _, size = through(_symbols(one, one.whole, choice), lossless, None)
             # a knob's own damage to each weight, of which steps are made
             allowed = one.whole.weights.size * (choice.step / one.whole.mean_step(1.0)) ** 2 / 12
             bits = 8 * size / one.whole.weights.size
@@ -153,23 +144,16 @@ class Planner:
 
     def decoded(self, plan: Plan) -> dict[str, Array]:
         """What is decoded of tensors, f32."""
-        return {
-            one.name: dequantized(_decoded(one, one.whole, plan.tensors[one.name]))
-            for one in self.known
-            if one.name in plan.tensors
-        }
+        return {one.name: _decoded(one, one.whole, choice) for one, choice in self._chosen(plan)}
 
     def _weights(self, plan: Plan, half: int) -> dict[str, Array]:
         """What would be decoded of tensors if only one half of the inputs were there."""
-        return {
-            one.name: dequantized(_decoded(one, one.halves[half], plan.tensors[one.name]))
-            for one in self.known
-            if one.name in plan.tensors
-        }
+        return {one.name: _decoded(one, one.halves[half], choice) for one, choice in self._chosen(plan)}
 
-    def _known(self, name: str, learnt: Calibration, done: Progress, progress: ProgressCallback | None) -> Known:
-        if progress is not None:
-            progress(done)
+    def _chosen(self, plan: Plan) -> list[tuple[Known, Choice]]:
+        return [(one, plan.tensors[one.name]) for one in self.known if one.name in plan.tensors]
+
+    def _known(self, name: str, learnt: Calibration) -> Known:
         matrix = self.network.matrices[name]
         weights = matrix.of(self.network.weight(name)).astype(np.float32)
         prior = None if learnt.prior is None else learnt.prior[name]
@@ -185,8 +169,13 @@ class Planner:
         )
 
 
-def _decoded(known: Known, layer: Layer, choice: Choice) -> QuantizedTensor:
-    """What comes back of a tensor that a layer is rounded by, unless a codec that loses rounds it."""
-    if choice.qp is None:
-        return known.rounded(layer, choice.step, choice.coder)
-    return through(symbols_for(known, choice.step), choice.coder, choice.qp)[0]
+def _symbols(known: Known, layer: Layer, choice: Choice) -> QuantizedTensor:
+    """What a tensor's coder is given: rounded as a layer does, unless the coder loses."""
+    lossy = choice.qp is not None
+    return symbols_for(known, choice.step) if lossy else known.rounded(layer, choice.step, choice.coder)
+
+
+def _decoded(known: Known, layer: Layer, choice: Choice) -> Array:
+    """What comes back of a tensor, f32."""
+    given = _symbols(known, layer, choice)
+    return dequantized(given if choice.qp is None else through(given, choice.coder, choice.qp)[0])

@@ -19,7 +19,7 @@ _WITHIN = 0.05
 
 _LEAST_DECIBELS = 1.0
 
-_ENDS = (-30.0, 30.0)
+_REACH = 10.0
 """Of the knob's natural logarithm, around where it is thought to be."""
 
 _SPREAD = (-0.5, -0.3, -0.1, 0.1, 0.3, 0.5)
@@ -62,7 +62,7 @@ def for_fidelity(planner: Planner, target: float, coder: str, tell: Callable[[st
         return -measured[point].snr_db
 
     start = math.log(planner.knob_for(10 ** (-target / 10)))
-    ends = start + _ENDS[0] / 3, start + _ENDS[1] / 3
+    ends = start - _REACH, start + _REACH
     found = farthest(measure, -target, start=start, slope=20 / math.log(10), ends=ends, tolerance=_WITHIN * 4)
     if not found.reached:
         raise UsageError(f"--fidelity {target:g} is not reached; the closest is {described(measured[found.point])}")
@@ -79,20 +79,24 @@ def _for_divergence(planner: Planner, target: float, coder: str, tell: Callable[
             tell(described(measured[-1][1]))
         centre, level, slope = _line(measured, knob)
         before, knob = knob, centre + (math.log(target) - level) / slope
-        if abs(knob - before) <= _SPREAD[-1] or abs(knob - start) > _ENDS[1] / 3:
+        if abs(knob - before) <= _SPREAD[-1] or abs(knob - start) > _REACH:
             break
     near = [found for point, found in measured if abs(point - knob) <= _NEAR]
     if not near:
         closest = min((found for _, found in measured), key=lambda found: found.kl or 0.0)
         raise UsageError(f"--fidelity {target:g} is not reached; the closest is {described(closest)}")
-    snr_db = sum(found.snr_db for found in near) / len(near)
-    top1, top5 = (sum(share or 0.0 for share in shares) / len(near) for shares in _shares(near))
-    settled = replace(near[0], kl=target, snr_db=snr_db, top1=top1, top5=top5)
+    settled = replace(
+        near[0],
+        kl=target,
+        snr_db=_mean([found.snr_db for found in near]),
+        top1=_mean([found.top1 for found in near]),
+        top5=_mean([found.top5 for found in near]),
+    )
     return Planned(planner.plan_at(math.exp(knob), coder), settled)
 
 
-def _shares(found: Sequence[Fidelity]) -> tuple[list[float | None], list[float | None]]:
-    return [one.top1 for one in found], [one.top5 for one in found]
+def _mean(shares: Sequence[float | None]) -> float:
+    return sum(share or 0.0 for share in shares) / len(shares)
 
 
 def _line(measured: Sequence[tuple[float, Fidelity]], around: float) -> tuple[float, float, float]:
@@ -130,7 +134,7 @@ def for_size(
         tell(f"{found:,} bytes")
         return float(found)
 
-    ends = -start + _ENDS[0] / 2, -start + _ENDS[1] / 4
+    ends = -start - 1.5 * _REACH, -start + 0.75 * _REACH
     slope = planner.weights / 8 / math.log(2)
     found: Found = farthest(
         measure, float(target), start=-start, slope=slope, ends=ends, tolerance=target * _WITHIN / 2

@@ -11,17 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from wcodec.choose import named_coder
-from wcodec.coders.raw import Raw
 from wcodec.coders.video import VIDEO_CODERS, QuantizedVideo
 from wcodec.errors import CoderError
 from wcodec.model import QuantizedTensor
-from wcodec.pipeline import TensorCodec
+from wcodec.pipeline import codec_of
 from wcodec.plan.known import Known, dequantized
 from wcodec.plan.layer import coarse, damage
 from wcodec.plan.sensitivity import Moments
-from wcodec.recipe import Recipe
-from wcodec.scales import Scales, Uniform
-from wcodec.tiling import Flat, Rows
 
 DEPTH = 8
 """Bits of a symbol that is to be coded with loss."""
@@ -55,7 +51,7 @@ class Rival:
 
 def takes_loss(coder: str) -> bool:
     """Whether a coder is a video codec that can lose."""
-    return coder in VIDEO_CODERS and issubclass(VIDEO_CODERS[coder], QuantizedVideo)
+    return coder in QUANTIZERS
 
 
 def symbols_for(known: Known, step: float) -> QuantizedTensor:
@@ -67,10 +63,8 @@ def symbols_for(known: Known, step: float) -> QuantizedTensor:
 
 def through(quantized: QuantizedTensor, coder: str, qp: int | None) -> tuple[QuantizedTensor, int]:
     """What is decoded of a tensor's symbols, and the bytes they take."""
-    rows = Rows.of(quantized.symbols.shape)
-    quantizer = Uniform(quantized.bits, True, quantized.block, "mse")
-    scales = Scales(rows, quantized.block, quantized.scale, None)
-    settled = TensorCodec(quantized.dtype, rows, Recipe(quantizer, Flat(), Raw()), scales)
+    settled = codec_of(quantized)
+    rows = settled.rows
     named = named_coder(coder, rows, settled.symbol_dtype, quantized.bits, qp, None)
     if named is None:
         raise CoderError(f"{coder} has no form for symbols of {quantized.bits} bits")
